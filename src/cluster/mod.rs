@@ -1,0 +1,10 @@
+//! Which node is what: roles, positions, lag, ejection.
+//!
+//! Owns the monitor (one task per node), the pure judgement over samples, and the [`Topology`]
+//! snapshot that everybody else reads. Never promotes a node and never opens a server for a session.
+
+pub mod lsn;
+pub mod topology;
+
+pub use lsn::Lsn;
+pub use topology::{NodeId, NodeState, NodeView, Role, Topology};

@@ -1,0 +1,96 @@
+//! The immutable picture of the cluster that every decision reads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Lsn;
+use crate::config::settings::Address;
+
+/// A node's number: its place in [`Topology::nodes`]. Never given to another node while the process
+/// lives, also over reloads (a removed node leaves a gap that is never eligible).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u16);
+
+/// The cluster as last judged. Swapped whole; readers hold one for the length of one decision.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    /// Raised by one with every swap that changed a role, a state, a life or the set of nodes.
+    pub version: u64,
+    /// The node that takes writes, if one is known for sure.
+    pub primary: Option<NodeId>,
+    /// `pg_control_system().system_identifier` of the cluster that is served.
+    pub system_identifier: Option<u64>,
+    /// The primary's timeline.
+    pub timeline: Option<u32>,
+    /// By [`NodeId`].
+    pub nodes: Arc<[NodeView]>,
+}
+
+/// One node as last judged.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// Share of reads under the weighted balance.
+    pub weight: u32,
+    /// Its zone, if the file gives one.
+    pub zone: Option<Arc<str>>,
+    /// As it says of itself.
+    pub role: Role,
+    /// What Causeway makes of it.
+    pub state: NodeState,
+    /// Raised whenever servers opened before must not be used again: the node restarted, changed
+    /// its role or timeline, or became unreachable. A server carries the epoch it was opened in.
+    pub epoch: u64,
+    /// Replayed position on a replica, insert position on the primary.
+    pub position: Lsn,
+    /// Distance to the primary's newest known position; zero on the primary.
+    pub lag_bytes: u64,
+    /// How long ago the primary was where this node is; zero on the primary, `None` if unknown.
+    pub lag: Option<Duration>,
+    /// When the last good sample was taken.
+    pub sampled_at: Option<Instant>,
+    /// `server_version_num`, once known.
+    pub server_version_num: Option<u32>,
+}
+
+/// What a node says of itself (`pg_is_in_recovery()`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Not yet asked.
+    Unknown,
+    /// Out of recovery.
+    Primary,
+    /// In recovery.
+    Replica,
+}
+
+/// What Causeway makes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum NodeState {
+    /// Takes its share.
+    Up,
+    /// A replica out of the rotation: it lags, or is coming back and not yet readmitted.
+    Ejected,
+    /// Not reached, or its last good sample is too old.
+    Down,
+    /// On another history, or a second primary: never used.
+    Banned,
+}
+
+impl Topology {
+    /// The node of that number. Every [`NodeId`] that exists has one.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &NodeView {
+        &self.nodes[usize::from(id.0)]
+    }
+
+    /// The replicas that may serve a read under the cluster's own limits.
+    pub fn eligible_replicas(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter().filter(|node| node.role == Role::Replica && node.state == NodeState::Up)
+    }
+}

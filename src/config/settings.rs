@@ -1,0 +1,288 @@
+//! Checked settings: what the file means, in the types that the rooms above use.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything the file says, checked and with defaults filled in. Immutable; a reload makes another.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[proxy]`
+    pub proxy: Proxy,
+    /// `[cluster]`: at least one node; addresses and names are unique.
+    pub nodes: Vec<Node>,
+    /// `[monitor]`
+    pub monitor: Monitor,
+    /// `[pool]`
+    pub pool: Pool,
+    /// `[routing]`
+    pub routing: Routing,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[[user]]`, in the file's order; names are unique.
+    pub users: Vec<User>,
+}
+
+/// `[proxy]`: where Causeway listens and with how many workers.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Where clients connect; at least one.
+    pub listen: Vec<Listen>,
+    /// Where `/livez`, `/readyz` and `/metrics` are served; `None` for nowhere.
+    pub http: Option<SocketAddr>,
+    /// Worker threads, each with a current-thread runtime of its own.
+    pub workers: usize,
+    /// `log_format`: text or JSON.
+    pub log_format: LogFormat,
+    /// How long a drain waits for clients in the middle of a transaction.
+    pub drain_timeout: Duration,
+}
+
+/// One listening address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A directory for a Unix socket named as PostgreSQL names its own (`.s.PGSQL.<port>`).
+    Unix {
+        /// The directory.
+        directory: PathBuf,
+        /// The number in the socket's name: the port of the first TCP address, else 6432.
+        port: u16,
+    },
+}
+
+/// Text for people or JSON for collectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One line a record, for people.
+    Text,
+    /// One JSON object a record.
+    Json,
+}
+
+/// Where a node is reached: `host:port`, `[v6]:port`, or a directory with a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    /// A host name, an IP address, or an absolute path of a socket directory.
+    pub host: String,
+    /// The TCP port, or the number in the socket's name.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// One PostgreSQL node. Its role is found, never declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// The name in logs and metrics; the address where the file gives none.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: Address,
+    /// Share of reads under `balance = "weighted"`; 1 where the file gives none.
+    pub weight: u32,
+    /// An optional zone that a rule may name.
+    pub zone: Option<Arc<str>>,
+}
+
+/// `[monitor]`: how nodes are looked at, and when a replica is ejected.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    /// Role that the probes, the catalog loads and the look-ups log in as.
+    pub user: String,
+    /// Its password, if any.
+    pub password: Option<Secret>,
+    /// The database it connects to.
+    pub database: String,
+    /// Time between two looks at one node.
+    pub interval: Duration,
+    /// Time limit of one look.
+    pub timeout: Duration,
+    /// A replica further behind than this is ejected.
+    pub max_lag: Duration,
+    /// The same in bytes of WAL, if set.
+    pub max_lag_bytes: Option<u64>,
+    /// An ejected replica comes back only under this lag.
+    pub readmit_lag: Duration,
+    /// After so many good samples in a row.
+    pub readmit_after: u32,
+}
+
+/// `[pool]`
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// How long a session keeps a server.
+    pub mode: PoolMode,
+    /// Servers per user, database and node.
+    pub size: usize,
+    /// How long a request waits for a free server before it is refused with 53300.
+    pub wait: Duration,
+    /// A server idle for longer is closed.
+    pub idle_timeout: Duration,
+    /// A server older than this is closed when it comes back.
+    pub max_age: Duration,
+    /// Time limit for opening a server, login included.
+    pub connect_timeout: Duration,
+    /// Prepared statements kept per server before the least recently used one is closed.
+    pub prepared_statements: usize,
+}
+
+/// How long a session keeps a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// From a transaction's first statement to the `ReadyForQuery` that says idle.
+    Transaction,
+    /// From the first statement to the client's end.
+    Session,
+}
+
+/// `[routing]`
+#[derive(Debug, Clone)]
+pub struct Routing {
+    /// What a read may miss.
+    pub consistency: Consistency,
+    /// How a replica is chosen among the eligible ones.
+    pub balance: Balance,
+    /// Whether the primary serves reads when no replica may.
+    pub primary_reads: bool,
+    /// How long a read waits for a replica to catch up before the primary serves it.
+    pub catchup_wait: Duration,
+    /// Functions that the operator vouches for: `name` or `schema.name`, lower case.
+    pub safe_functions: Vec<String>,
+    /// `[[routing.rule]]`, in the file's order: the first that matches decides.
+    pub rules: Vec<Rule>,
+}
+
+/// What a read may miss (docs/CONSISTENCY.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// Some committed prefix, within `max_lag`.
+    Eventual,
+    /// Read-your-writes, monotonic reads, writes-follow-reads.
+    Session,
+    /// Every commit acknowledged to anyone before the read arrived.
+    Global,
+    /// No replicas.
+    Primary,
+}
+
+/// How a replica is chosen among the eligible ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other, over all workers.
+    RoundRobin,
+    /// In proportion to the nodes' weights.
+    Weighted,
+    /// The one with the fewest requests in flight.
+    LeastInFlight,
+    /// Peak EWMA of latency over two random choices.
+    LowestLatency,
+}
+
+/// One `[[routing.rule]]`. All conditions that are present must hold.
+#[derive(Debug, Clone, Default)]
+pub struct Rule {
+    /// The rule's name in logs and `explain`; its number in the file where none is given.
+    pub name: String,
+    /// The session's user.
+    pub user: Option<String>,
+    /// The session's database.
+    pub database: Option<String>,
+    /// The session's `application_name`.
+    pub application_name: Option<String>,
+    /// A table that the statement names: `name` or `schema.name`.
+    pub table: Option<String>,
+    /// A function that the statement calls: `name` or `schema.name`.
+    pub function: Option<String>,
+    /// An example statement; the rule matches statements of its shape.
+    pub statement: Option<String>,
+    /// Where matching statements go, if the rule says.
+    pub target: Option<RuleTarget>,
+    /// The most a replica may lag to serve them, if the rule says.
+    pub max_lag: Option<Duration>,
+    /// The consistency level for them, if the rule says.
+    pub consistency: Option<Consistency>,
+}
+
+/// Where a rule sends a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuleTarget {
+    /// The primary.
+    Primary,
+    /// Any eligible replica.
+    Replica,
+    /// The node of this name, while it is an eligible replica or the primary.
+    Node(Arc<str>),
+    /// Any eligible replica of this zone.
+    Zone(Arc<str>),
+}
+
+/// `[limits]`: every bound that a client may run into.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Clients in all.
+    pub clients: usize,
+    /// From accept to the end of the login.
+    pub startup_timeout: Duration,
+    /// Largest start-up packet in bytes (PostgreSQL: 10,000).
+    pub startup_packet: usize,
+    /// Largest message in bytes; at most PostgreSQL's own 1 GiB - 1.
+    pub message: usize,
+    /// How much of one pipeline is held before it is sent to the primary as it streams, in bytes.
+    pub pipeline: usize,
+    /// Statement text beyond this many bytes is not examined and goes to the primary.
+    pub statement: usize,
+}
+
+/// `[[user]]`
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The role's name, the same toward clients and servers.
+    pub name: String,
+    /// What proves it.
+    pub password: Option<UserPassword>,
+    /// Servers for this user per database and node, where it differs from `pool.size`.
+    pub pool_size: Option<usize>,
+}
+
+/// A user's secret as the file gives it.
+#[derive(Debug, Clone)]
+pub enum UserPassword {
+    /// The password itself: also opens servers.
+    Plain(Secret),
+    /// A `SCRAM-SHA-256$...` verifier as `pg_authid` keeps it: proves the client only.
+    Verifier(Secret),
+}
+
+/// A string that never shows in logs, errors or `Debug` output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps the text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself; for proving or checking a login only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}

@@ -1,0 +1,9 @@
+//! The PostgreSQL frontend/backend protocol, version 3: bytes in, facts out.
+//!
+//! Owns frame borders, start-up packets, the messages that Causeway itself writes, and the scanner
+//! over responses. Knows no socket. Source: <https://www.postgresql.org/docs/current/protocol.html>.
+
+pub mod error_report;
+pub mod write;
+
+pub use error_report::ErrorReport;
