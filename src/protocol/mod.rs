@@ -4,6 +4,9 @@
 //! over responses. Knows no socket. Source: <https://www.postgresql.org/docs/current/protocol.html>.
 
 pub mod error_report;
+pub mod frame;
+pub mod request;
+pub mod response;
 pub mod write;
 
 pub use error_report::ErrorReport;
