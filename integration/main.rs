@@ -1,1 +1,6 @@
-fn main() {}
+//! The `causeway` program before real PostgreSQL clusters, with real clients and real faults.
+//!
+//! Tests that count what nodes served have a database of their own on one shared cluster (statistics
+//! are kept per database); tests that break nodes have a cluster of their own.
+
+mod throwaway;
