@@ -1,0 +1,184 @@
+//! What the file says proves each user, ready to be used.
+//!
+//! An immutable table, built at start and at each reload: keys are derived here once and never during
+//! a login. Owns the pretence for users that are not in it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rand::RngCore;
+use subtle::ConstantTimeEq;
+
+use super::scram::{AwaitingFirst, Standing};
+use super::verifier::{ITERATIONS, InvalidVerifier, SALT_LENGTH, Verifier, hmac};
+use crate::config::Settings;
+use crate::config::settings::{Secret, User, UserPassword};
+use crate::protocol::startup::truncate_name;
+
+/// The table of users. Names are cut to 63 bytes, as PostgreSQL cuts those of logins.
+#[derive(Debug)]
+pub struct Credentials {
+    users: HashMap<Box<str>, Credential>,
+    salts: Salts,
+}
+
+/// A user of the file.
+#[derive(Debug, Clone)]
+struct Credential {
+    /// As the file has it, to see at a reload whether it changed.
+    password: Option<UserPassword>,
+    verifier: Option<Arc<Verifier>>,
+}
+
+/// The file gives a user something that cannot prove anybody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("password of user \"{user}\": {source}")]
+pub struct CredentialsError {
+    /// The user's name.
+    pub user: String,
+    /// What is wrong.
+    pub source: InvalidVerifier,
+}
+
+/// What a login is judged by.
+#[derive(Debug, Clone)]
+pub struct Challenge {
+    verifier: Arc<Verifier>,
+    /// Why nothing will let the client in, for the log; the client never learns it.
+    pub doom: Option<Doom>,
+}
+
+/// Why a login must fail whatever the client sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doom {
+    /// The file has no such user.
+    UnknownUser,
+    /// The user has no password.
+    NoPassword,
+}
+
+impl Challenge {
+    /// Begins the exchange.
+    #[must_use]
+    pub fn begin(&self) -> AwaitingFirst<'_> {
+        let standing = if self.doom.is_some() { Standing::Doomed } else { Standing::Genuine };
+        AwaitingFirst::new(&self.verifier, standing)
+    }
+}
+
+impl Credentials {
+    /// Derives what logins need. `previous` is the table in use, if there is one: keys of passwords
+    /// that did not change are taken over, and so are salts, so that a reload shows nobody which users
+    /// exist. Costs a millisecond or two per new password.
+    ///
+    /// # Errors
+    /// When a verifier in the file cannot be read.
+    pub fn build(settings: &Settings, previous: Option<&Self>) -> Result<Self, CredentialsError> {
+        Self::from_users(&settings.users, previous)
+    }
+
+    /// [`Credentials::build`] from the users alone.
+    ///
+    /// # Errors
+    /// When a verifier cannot be read.
+    pub fn from_users(users: &[User], previous: Option<&Self>) -> Result<Self, CredentialsError> {
+        let salts = previous.map_or_else(Salts::new, |table| table.salts.clone());
+        let users = users
+            .iter()
+            .map(|user| {
+                let known = previous.and_then(|table| table.users.get(truncate_name(&user.name)));
+                let credential = match known {
+                    Some(known) if same(known.password.as_ref(), user.password.as_ref()) => {
+                        known.clone()
+                    }
+                    _ => Credential::derive(user, &salts)?,
+                };
+                Ok((truncate_name(&user.name).into(), credential))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { users, salts })
+    }
+
+    /// What a login as `user` is judged by: always something, and at the same cost, whether or not
+    /// there is such a user.
+    #[must_use]
+    pub fn challenge(&self, user: &str) -> Challenge {
+        let pretence = Verifier {
+            iterations: ITERATIONS,
+            salt: self.salts.of(user).into(),
+            stored_key: [0; 32],
+            server_key: [0; 32],
+        };
+        let pretence = Arc::new(pretence);
+        match self.users.get(user) {
+            Some(Credential { verifier: Some(verifier), .. }) => {
+                Challenge { verifier: Arc::clone(verifier), doom: None }
+            }
+            Some(_) => Challenge { verifier: pretence, doom: Some(Doom::NoPassword) },
+            None => Challenge { verifier: pretence, doom: Some(Doom::UnknownUser) },
+        }
+    }
+
+    /// The password that opens servers as `user`, if the file gives it in plain. A verifier proves
+    /// the client only.
+    #[must_use]
+    pub fn server_password(&self, user: &str) -> Option<&Secret> {
+        match self.users.get(user)?.password.as_ref()? {
+            UserPassword::Plain(secret) => Some(secret),
+            UserPassword::Verifier(_) => None,
+        }
+    }
+}
+
+impl Credential {
+    fn derive(user: &User, salts: &Salts) -> Result<Self, CredentialsError> {
+        let verifier = match &user.password {
+            None => None,
+            Some(UserPassword::Plain(password)) => {
+                let salt = salts.of(truncate_name(&user.name));
+                Some(Verifier::derive(password.expose(), &salt, ITERATIONS))
+            }
+            Some(UserPassword::Verifier(text)) => Some(
+                Verifier::parse(text.expose())
+                    .map_err(|source| CredentialsError { user: user.name.clone(), source })?,
+            ),
+        };
+        Ok(Self { password: user.password.clone(), verifier: verifier.map(Arc::new) })
+    }
+}
+
+/// Salts that depend on the name and a secret of this process only: the same for a name at every
+/// login, whether or not there is such a user.
+#[derive(Clone)]
+struct Salts([u8; 32]);
+
+impl Salts {
+    fn new() -> Self {
+        let mut secret = [0; 32];
+        rand::rng().fill_bytes(&mut secret);
+        Self(secret)
+    }
+
+    fn of(&self, user: &str) -> [u8; SALT_LENGTH] {
+        let mut salt = [0; SALT_LENGTH];
+        salt.copy_from_slice(&hmac(&self.0, &[user.as_bytes()])[..SALT_LENGTH]);
+        salt
+    }
+}
+
+impl std::fmt::Debug for Salts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Salts(***)")
+    }
+}
+
+fn same(one: Option<&UserPassword>, other: Option<&UserPassword>) -> bool {
+    use UserPassword::{Plain, Verifier};
+    match (one, other) {
+        (None, None) => true,
+        (Some(Plain(one)), Some(Plain(other))) | (Some(Verifier(one)), Some(Verifier(other))) => {
+            one.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,333 @@
+//! SCRAM-SHA-256, the server's side: proves that a client knows a password.
+//!
+//! A pure machine in two steps, each state consumed by the message that ends it:
+//! [`AwaitingFirst`] → [`AwaitingFinal`] → the server's last word. Owns the syntax of SCRAM's
+//! messages and PostgreSQL's wording of its refusals. Knows no frames and no sockets.
+//!
+//! Source: RFC 5802, RFC 7677 and PostgreSQL's `src/backend/libpq/auth-scram.c`. Channel binding
+//! is not offered, so a client may say `n` (does not bind) or `y` (would, but we do not offer it).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::RngCore;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::verifier::{Key, Verifier, hmac};
+use crate::protocol::{Blame, ErrorReport};
+
+/// The mechanism's name.
+pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// Random bytes in the server's part of the nonce, as in PostgreSQL.
+const NONCE_LENGTH: usize = 18;
+
+/// Whether the client is who it says, once the exchange is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// A proof that fits lets it in.
+    Genuine,
+    /// Nothing lets it in: the user does not exist or has no password, and is not to notice.
+    Doomed,
+}
+
+/// Why an exchange failed. All but [`ScramError::Mismatch`] are breaches of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScramError {
+    /// The proof does not fit the password, or there is none to fit.
+    #[error("the proof does not fit the password")]
+    Mismatch,
+    /// A message that SCRAM's grammar does not allow.
+    #[error("malformed SCRAM message: {0}")]
+    Malformed(#[from] Malformed),
+    /// The client wants to act as another user than it logs in as.
+    #[error("client uses authorization identity, but it is not supported")]
+    AuthorizationIdentity,
+    /// `m=` in the client's first message.
+    #[error("client requires an unsupported SCRAM extension")]
+    MandatoryExtension,
+    /// The client's nonce has a character that may not be there, or is empty.
+    #[error("non-printable characters in SCRAM nonce")]
+    NonceCharacters,
+    /// The last message carries another nonce than the exchange's.
+    #[error("invalid SCRAM response: Nonce does not match.")]
+    NonceMismatch,
+    /// The last message's channel binding is not the one announced in the first.
+    #[error("unexpected SCRAM channel-binding attribute in client-final-message")]
+    ChannelBinding,
+}
+
+/// Where a message leaves the grammar, in PostgreSQL's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// No byte at all.
+    #[error("The message is empty.")]
+    Empty,
+    /// A NUL byte inside.
+    #[error("Message length does not match input length.")]
+    Length,
+    /// Not UTF-8, which RFC 5802 asks for.
+    #[error("The message is not valid UTF-8.")]
+    Encoding,
+    /// `p=`, though no channel binding was offered.
+    #[error(
+        "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message includes \
+         channel binding data."
+    )]
+    ChannelBindingData,
+    /// Neither `n`, `y` nor `p`.
+    #[error("Unexpected channel-binding flag {0}.")]
+    ChannelBindingFlag(Shown),
+    /// No comma behind the flag.
+    #[error("Comma expected, but found character {0}.")]
+    Comma(Shown),
+    /// Something between the two commas of the header.
+    #[error("Unexpected attribute {0} in client-first-message.")]
+    UnexpectedAttribute(Shown),
+    /// Another attribute than the one that belongs here.
+    #[error("Expected attribute \"{0}\" but found {1}.")]
+    Attribute(char, Shown),
+    /// An attribute without `=`.
+    #[error("Expected character \"=\" for attribute {0}.")]
+    Equals(Shown),
+    /// An attribute's name that is no letter, or the end where one must come.
+    #[error("Attribute expected, but found {0}.")]
+    NoAttribute(Shown),
+    /// A proof that is not base64 of 32 bytes.
+    #[error("Malformed proof in client-final-message.")]
+    Proof,
+    /// Something behind the proof.
+    #[error("Garbage found at the end of client-final-message.")]
+    Garbage,
+}
+
+/// A byte of the client's as it may be shown; `None` is the end of its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shown(pub Option<u8>);
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(byte @ 0x21..=0x7E) => write!(f, "\"{}\"", char::from(byte)),
+            Some(byte) => write!(f, "\"0x{byte:02x}\""),
+            None => f.write_str("end of string"),
+        }
+    }
+}
+
+impl ScramError {
+    /// Always the client.
+    #[must_use]
+    pub const fn blame(&self) -> Blame {
+        Blame::Client
+    }
+
+    /// What the client hears.
+    #[must_use]
+    pub fn report(&self, user: &str) -> ErrorReport {
+        match self {
+            Self::Mismatch => password_failed(user),
+            Self::Malformed(malformed) => ErrorReport::fatal("08P01", "malformed SCRAM message")
+                .with_detail(malformed.to_string()),
+            Self::AuthorizationIdentity | Self::MandatoryExtension => {
+                ErrorReport::fatal("0A000", self.to_string())
+            }
+            Self::NonceMismatch => ErrorReport::fatal("08P01", "invalid SCRAM response")
+                .with_detail("Nonce does not match."),
+            Self::NonceCharacters | Self::ChannelBinding => {
+                ErrorReport::fatal("08P01", self.to_string())
+            }
+        }
+    }
+}
+
+/// The one answer to a wrong password, a user without one, and a user that does not exist.
+#[must_use]
+pub fn password_failed(user: &str) -> ErrorReport {
+    ErrorReport::fatal("28P01", format!("password authentication failed for user \"{user}\""))
+}
+
+/// A fresh server nonce.
+#[must_use]
+pub fn nonce() -> String {
+    let mut bytes = [0; NONCE_LENGTH];
+    rand::rng().fill_bytes(&mut bytes);
+    STANDARD.encode(bytes)
+}
+
+/// The exchange before the client's first message.
+#[derive(Debug)]
+pub struct AwaitingFirst<'a> {
+    verifier: &'a Verifier,
+    standing: Standing,
+}
+
+/// The exchange after the server's challenge.
+#[derive(Debug)]
+pub struct AwaitingFinal<'a> {
+    verifier: &'a Verifier,
+    standing: Standing,
+    /// `biws` or `eSws`: the base64 of the header that the client sent.
+    channel_binding: &'static str,
+    nonce: String,
+    /// `client-first-message-bare "," server-first-message ","`
+    auth_message: String,
+}
+
+impl<'a> AwaitingFirst<'a> {
+    /// Begins an exchange that `verifier` judges.
+    #[must_use]
+    pub fn new(verifier: &'a Verifier, standing: Standing) -> Self {
+        Self { verifier, standing }
+    }
+
+    /// Takes client-first-message; gives the next state and server-first-message. `server_nonce`
+    /// must be fresh ([`nonce`]); it is an argument so that a test can know it.
+    ///
+    /// # Errors
+    /// When the message breaks the grammar or asks for what is not supported.
+    pub fn on_client_first(
+        self,
+        message: &[u8],
+        server_nonce: &str,
+    ) -> Result<(AwaitingFinal<'a>, String), ScramError> {
+        let mut reader = Reader::new(message)?;
+        let channel_binding = match reader.peek() {
+            Some(b'n') => "biws",
+            Some(b'y') => "eSws",
+            Some(b'p') => return Err(Malformed::ChannelBindingData.into()),
+            other => return Err(Malformed::ChannelBindingFlag(Shown(other)).into()),
+        };
+        reader.skip();
+        match reader.peek() {
+            Some(b',') => reader.skip(),
+            other => return Err(Malformed::Comma(Shown(other)).into()),
+        }
+        match reader.peek() {
+            Some(b',') => reader.skip(),
+            Some(b'a') => return Err(ScramError::AuthorizationIdentity),
+            other => return Err(Malformed::UnexpectedAttribute(Shown(other)).into()),
+        }
+        let bare = reader.rest;
+        if reader.peek() == Some(b'm') {
+            return Err(ScramError::MandatoryExtension);
+        }
+        // The name is not looked at, as in PostgreSQL: the start-up packet's counts.
+        reader.attribute('n')?;
+        let client_nonce = reader.attribute('r')?;
+        // Commas cannot be inside, they end the attribute.
+        if client_nonce.is_empty() || !client_nonce.bytes().all(|b| (0x21..=0x7E).contains(&b)) {
+            return Err(ScramError::NonceCharacters);
+        }
+        while !reader.rest.is_empty() {
+            reader.any_attribute()?;
+        }
+        let nonce = format!("{client_nonce}{server_nonce}");
+        let challenge = format!(
+            "r={nonce},s={},i={}",
+            STANDARD.encode(&self.verifier.salt),
+            self.verifier.iterations
+        );
+        let auth_message = format!("{bare},{challenge},");
+        let Self { verifier, standing } = self;
+        Ok((AwaitingFinal { verifier, standing, channel_binding, nonce, auth_message }, challenge))
+    }
+}
+
+impl AwaitingFinal<'_> {
+    /// Takes client-final-message; gives server-final-message, which proves to the client that we
+    /// know its password's verifier. All paths to [`ScramError::Mismatch`] do the same work.
+    ///
+    /// # Errors
+    /// [`ScramError::Mismatch`] when the client may not enter; another when it breaks the grammar.
+    pub fn on_client_final(self, message: &[u8]) -> Result<String, ScramError> {
+        let mut reader = Reader::new(message)?;
+        if reader.attribute('c')? != self.channel_binding {
+            return Err(ScramError::ChannelBinding);
+        }
+        let nonce = reader.attribute('r')?;
+        let (without_proof, proof) = loop {
+            let before = reader.position();
+            if let (b'p', value) = reader.any_attribute()? {
+                // The comma before "p=" does not belong to it.
+                break (&reader.whole[..before - 1], value);
+            }
+        };
+        let proof: Key = STANDARD
+            .decode(proof)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or(Malformed::Proof)?;
+        if !reader.rest.is_empty() {
+            return Err(Malformed::Garbage.into());
+        }
+        if !bool::from(nonce.as_bytes().ct_eq(self.nonce.as_bytes())) {
+            return Err(ScramError::NonceMismatch);
+        }
+        let auth_message = [self.auth_message.as_bytes(), without_proof.as_bytes()];
+        let signature = hmac(&self.verifier.stored_key, &auth_message);
+        let mut client_key = proof;
+        for (key, signature) in client_key.iter_mut().zip(signature) {
+            *key ^= signature;
+        }
+        let claimed: Key = Sha256::digest(client_key).into();
+        let server_signature = hmac(&self.verifier.server_key, &auth_message);
+        let fits = bool::from(claimed.ct_eq(&self.verifier.stored_key));
+        if fits & (self.standing == Standing::Genuine) {
+            Ok(format!("v={}", STANDARD.encode(server_signature)))
+        } else {
+            Err(ScramError::Mismatch)
+        }
+    }
+}
+
+/// Walks over `a=value,b=value,...`.
+struct Reader<'m> {
+    whole: &'m str,
+    rest: &'m str,
+}
+
+impl<'m> Reader<'m> {
+    fn new(message: &'m [u8]) -> Result<Self, Malformed> {
+        if message.is_empty() {
+            return Err(Malformed::Empty);
+        }
+        if message.contains(&0) {
+            return Err(Malformed::Length);
+        }
+        let whole = std::str::from_utf8(message).map_err(|_| Malformed::Encoding)?;
+        Ok(Self { whole, rest: whole })
+    }
+
+    fn position(&self) -> usize {
+        self.whole.len() - self.rest.len()
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.rest.as_bytes().first().copied()
+    }
+
+    /// Steps over the ASCII character that was peeked at.
+    fn skip(&mut self) {
+        self.rest = self.rest.get(1..).unwrap_or_default();
+    }
+
+    /// The value of the attribute that must come next.
+    fn attribute(&mut self, name: char) -> Result<&'m str, Malformed> {
+        if !self.rest.starts_with(name) {
+            return Err(Malformed::Attribute(name, Shown(self.peek())));
+        }
+        self.any_attribute().map(|(_, value)| value)
+    }
+
+    /// The name and value of whatever attribute comes next.
+    fn any_attribute(&mut self) -> Result<(u8, &'m str), Malformed> {
+        let name = match self.peek() {
+            Some(name) if name.is_ascii_alphabetic() => name,
+            other => return Err(Malformed::NoAttribute(Shown(other))),
+        };
+        let value = self.rest[1..].strip_prefix('=').ok_or(Malformed::Equals(Shown(Some(name))))?;
+        let (value, rest) = value.split_once(',').unwrap_or((value, ""));
+        self.rest = rest;
+        Ok((name, value))
+    }
+}

@@ -1,0 +1,136 @@
+//! SCRAM-SHA-256 verifiers: what proves a password without being one.
+//!
+//! Owns their text form (as in `pg_authid.rolpassword`), their derivation from a password, and the
+//! preparation of passwords. Source: RFC 5802 section 3, RFC 7677, and PostgreSQL's
+//! `src/common/scram-common.c` and `saslprep.c`.
+
+use std::borrow::Cow;
+use std::num::NonZeroU32;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+/// The rounds that PostgreSQL uses by default (`scram_iterations`).
+pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+/// The length of the salts that Causeway makes, in bytes; as PostgreSQL's.
+pub const SALT_LENGTH: usize = 16;
+/// An HMAC-SHA-256 key or SHA-256 digest.
+pub type Key = [u8; 32];
+
+/// What a server keeps of a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Verifier {
+    /// Rounds of the key derivation.
+    pub iterations: NonZeroU32,
+    /// The salt, as bytes; not empty.
+    pub salt: Box<[u8]>,
+    /// `H(ClientKey)`.
+    pub stored_key: Key,
+    /// `HMAC(SaltedPassword, "Server Key")`.
+    pub server_key: Key,
+}
+
+/// The text is not `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a SCRAM-SHA-256 verifier (SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey)")]
+pub struct InvalidVerifier;
+
+impl Verifier {
+    /// Derives it. Costs `iterations` rounds of HMAC: one or two milliseconds at 4096.
+    #[must_use]
+    pub fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
+        let salted = salted_password(prepare(password).as_bytes(), salt, iterations);
+        let client_key = hmac(&salted, &[b"Client Key"]);
+        Self {
+            iterations,
+            salt: salt.into(),
+            stored_key: Sha256::digest(client_key).into(),
+            server_key: hmac(&salted, &[b"Server Key"]),
+        }
+    }
+
+    /// Reads the text form.
+    ///
+    /// # Errors
+    /// When it has another shape.
+    pub fn parse(text: &str) -> Result<Self, InvalidVerifier> {
+        let read = || {
+            let (head, keys) = text.strip_prefix("SCRAM-SHA-256$")?.split_once('$')?;
+            let (iterations, salt) = head.split_once(':')?;
+            let (stored_key, server_key) = keys.split_once(':')?;
+            let salt = STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?;
+            // As PostgreSQL, which reads it with strtol into an int.
+            let iterations = iterations.parse::<i32>().ok()?;
+            Some(Self {
+                iterations: NonZeroU32::new(u32::try_from(iterations).ok()?)?,
+                salt: salt.into(),
+                stored_key: STANDARD.decode(stored_key).ok()?.try_into().ok()?,
+                server_key: STANDARD.decode(server_key).ok()?.try_into().ok()?,
+            })
+        };
+        read().ok_or(InvalidVerifier)
+    }
+
+    /// The text form. A secret: who holds it can play the server.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!(
+            "SCRAM-SHA-256${}:{}${}:{}",
+            self.iterations,
+            STANDARD.encode(&self.salt),
+            STANDARD.encode(self.stored_key),
+            STANDARD.encode(self.server_key)
+        )
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Verifier(SCRAM-SHA-256, {} iterations)", self.iterations)
+    }
+}
+
+/// HMAC-SHA-256 over the parts, one after the other.
+#[must_use]
+pub fn hmac(key: &[u8], parts: &[&[u8]]) -> Key {
+    let mut mac = keyed(key);
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+/// RFC 5802's `Hi()`: PBKDF2 with HMAC-SHA-256 and one block.
+fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
+    let keyed = keyed(password);
+    let round = |input: &[u8], suffix: &[u8]| -> Key {
+        let mut mac = keyed.clone();
+        mac.update(input);
+        mac.update(suffix);
+        mac.finalize().into_bytes().into()
+    };
+    let mut last = round(salt, &1u32.to_be_bytes());
+    let mut sum = last;
+    for _ in 1..iterations.get() {
+        last = round(&last, &[]);
+        for (sum, last) in sum.iter_mut().zip(last) {
+            *sum ^= last;
+        }
+    }
+    sum
+}
+
+/// SASLprep with PostgreSQL's way out: a password that may not be prepared, or of which nothing would
+/// be left, is used as it is.
+fn prepare(password: &str) -> Cow<'_, str> {
+    match stringprep::saslprep(password) {
+        Ok(prepared) if !prepared.is_empty() => prepared,
+        _ => Cow::Borrowed(password),
+    }
+}
