@@ -271,8 +271,9 @@ impl AwaitingFinal<'_> {
         }
         let claimed: Key = Sha256::digest(client_key).into();
         let server_signature = hmac(&self.verifier.server_key, &auth_message);
+        // Judged only after all the work, so that the doomed cost as much as the mistaken.
         let fits = bool::from(claimed.ct_eq(&self.verifier.stored_key));
-        if fits & (self.standing == Standing::Genuine) {
+        if fits && self.standing == Standing::Genuine {
             Ok(format!("v={}", STANDARD.encode(server_signature)))
         } else {
             Err(ScramError::Mismatch)

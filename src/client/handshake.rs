@@ -146,8 +146,12 @@ impl HandshakeError {
     pub fn report(&self) -> Option<ErrorReport> {
         let violation = || Some(ErrorReport::fatal("08P01", self.to_string()));
         match self {
-            // A cancel request is never answered.
-            Self::Startup(StartupError::CancelLength) => None,
+            // A cancel request is never answered, and before it has said who it is a client that is
+            // slow may be waiting for something else than an error.
+            Self::Startup(StartupError::CancelLength)
+            | Self::Timeout { started: false }
+            | Self::Gone { .. }
+            | Self::Io(_) => None,
             Self::Startup(error) => Some(error.report()),
             Self::Authentication { user, source, .. } => Some(source.report(user)),
             Self::UnexpectedMessage { .. }
@@ -156,7 +160,6 @@ impl HandshakeError {
             | Self::Mechanism => violation(),
             Self::Closed(report) => Some(report.as_ref().clone()),
             Self::Timeout { started: true } => Some(ErrorReport::fatal("57014", self.to_string())),
-            Self::Timeout { started: false } | Self::Gone { .. } | Self::Io(_) => None,
         }
     }
 }

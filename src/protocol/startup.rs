@@ -16,15 +16,20 @@ use super::{Blame, ErrorReport};
 /// The newest minor version of protocol 3 that Causeway speaks.
 pub const LATEST_MINOR: u16 = 2;
 /// The code in place of a version that asks for a cancel.
-pub const CANCEL_REQUEST: u32 = 1234 << 16 | 5678;
+pub const CANCEL_REQUEST: u32 = code(1234, 5678);
 /// The code in place of a version that asks for TLS.
-pub const SSL_REQUEST: u32 = 1234 << 16 | 5679;
+pub const SSL_REQUEST: u32 = code(1234, 5679);
 /// The code in place of a version that asks for GSSAPI encryption.
-pub const GSSENC_REQUEST: u32 = 1234 << 16 | 5680;
+pub const GSSENC_REQUEST: u32 = code(1234, 5680);
 /// The longest cancel key that protocol 3.2 allows, in bytes.
 pub const CANCEL_KEY_MAX: usize = 256;
 /// The longest name that PostgreSQL keeps, in bytes (`NAMEDATALEN - 1`).
 const NAME_MAX: usize = 63;
+
+/// A version or request code of two halves.
+const fn code(major: u16, minor: u16) -> u32 {
+    ((major as u32) << 16) + minor as u32
+}
 
 /// What a connection's first packet (or one after an answered request for encryption) says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -42,6 +42,9 @@ pub struct ServerLogin {
     pub parameters: Vec<(String, String)>,
 }
 
+/// Name and value of a `ParameterStatus`.
+pub type Reported = (Box<[u8]>, Box<[u8]>);
+
 /// A server that has said `ReadyForQuery`, outside of a transaction.
 #[derive(Debug)]
 pub struct Established {
@@ -54,7 +57,7 @@ pub struct Established {
     /// For a CancelRequest; empty where the server gave none.
     pub secret_key: Bytes,
     /// The last value of every parameter reported.
-    pub parameters: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub parameters: Vec<Reported>,
     /// The minor version of protocol 3 spoken.
     pub protocol_minor: u16,
 }
@@ -220,7 +223,7 @@ enum Proof {
     /// SCRAM, before its challenge.
     Challenge(AwaitingChallenge),
     /// SCRAM, before its own proof.
-    ServerProof(AwaitingProof),
+    Mutual(AwaitingProof),
 }
 
 /// From the start-up packet to `AuthenticationOk`.
@@ -280,9 +283,9 @@ async fn answer(
         (Authentication::SaslContinue(challenge), Proof::Challenge(exchange)) => {
             let exchange = derive(exchange, challenge.to_vec()).await?;
             frontend::sasl_response(out, exchange.message());
-            Ok(Proof::ServerProof(exchange))
+            Ok(Proof::Mutual(exchange))
         }
-        (Authentication::SaslFinal(message), Proof::ServerProof(exchange)) => {
+        (Authentication::SaslFinal(message), Proof::Mutual(exchange)) => {
             exchange.on_server_final(message).map_err(ServerViolation::Scram)?;
             Ok(Proof::Given)
         }
@@ -341,7 +344,7 @@ async fn settle(mut wire: ReadAhead) -> Result<Established, ConnectError> {
 /// does anyway may only confirm.
 fn accept_version(body: &[u8]) -> Result<(), ServerViolation> {
     match backend::parse_negotiated_minor(body) {
-        Some(minor) if minor <= PROTOCOL_MINOR => Ok(()),
+        Some(PROTOCOL_MINOR) => Ok(()),
         Some(minor) => Err(ServerViolation::Version { minor }),
         None => Err(ServerViolation::Malformed { kind: b'v' }),
     }
@@ -382,7 +385,7 @@ fn refusal(body: &[u8]) -> ConnectError {
 /// What the server reports, bounded.
 #[derive(Default)]
 struct Parameters {
-    list: Vec<(Box<[u8]>, Box<[u8]>)>,
+    list: Vec<Reported>,
     bytes: usize,
 }
 
