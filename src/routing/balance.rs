@@ -1,0 +1,316 @@
+//! Which of the eligible replicas serves the next read.
+//!
+//! One balancer serves all workers, so that shares are fair over the whole process. It keeps no
+//! list of nodes: eligibility is asked anew for each choice, from the topology at hand.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::cluster::{NodeId, NodeView, Topology};
+use crate::config::settings::Balance;
+
+/// Loads are kept for so many nodes; numbers beyond share a place, which only makes
+/// `least_in_flight` and `lowest_latency` coarser.
+const PLACES: usize = 256;
+/// A latency peak is forgotten to 1/e after this long.
+const DECAY: Duration = Duration::from_secs(10);
+/// 2^64 divided by the golden ratio: successive multiples fall evenly between each other.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Chooses replicas.
+#[derive(Debug)]
+pub struct Balancer {
+    kind: Balance,
+    turn: AtomicU64,
+    loads: Box<[Load]>,
+}
+
+/// What a node has to bear now.
+#[derive(Debug, Default)]
+struct Load {
+    in_flight: AtomicU32,
+    latency: Mutex<Option<Peak>>,
+}
+
+/// An exponentially weighted mean that jumps up at once and comes down slowly.
+#[derive(Debug, Clone, Copy)]
+struct Peak {
+    seconds: f64,
+    at: Instant,
+}
+
+/// A request under way on a node. Dropping it ends the request; [`InFlight::answered`] also tells
+/// how long it took.
+#[derive(Debug)]
+#[must_use]
+pub struct InFlight<'a> {
+    load: &'a Load,
+}
+
+impl InFlight<'_> {
+    /// The node answered after so long.
+    pub fn answered(self, took: Duration, now: Instant) {
+        let mut latency = self.load.latency.lock();
+        let took = took.as_secs_f64();
+        let mean = latency.map_or(took, |peak| peak.decayed(now).max(0.0));
+        let seconds = if took > mean {
+            took
+        } else {
+            let age = latency.map_or(0.0, |peak| peak.age(now));
+            let keep = (-age / DECAY.as_secs_f64()).exp();
+            mean.mul_add(keep, took * (1.0 - keep))
+        };
+        *latency = Some(Peak { seconds, at: now });
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Peak {
+    fn age(self, now: Instant) -> f64 {
+        now.saturating_duration_since(self.at).as_secs_f64()
+    }
+
+    /// The mean as it stands now, with no sample since.
+    fn decayed(self, now: Instant) -> f64 {
+        self.seconds * (-self.age(now) / DECAY.as_secs_f64()).exp()
+    }
+}
+
+impl Balancer {
+    /// A balancer of that kind.
+    #[must_use]
+    pub fn new(kind: Balance) -> Self {
+        let loads = (0..PLACES).map(|_| Load::default()).collect();
+        Self { kind, turn: AtomicU64::new(0), loads }
+    }
+
+    /// One of the replicas that are in rotation and `eligible`; `None` if there is none.
+    pub fn choose(
+        &self,
+        topology: &Topology,
+        eligible: impl Fn(&NodeView) -> bool,
+        now: Instant,
+    ) -> Option<NodeId> {
+        let candidates: SmallVec<[&NodeView; 16]> =
+            topology.eligible_replicas().filter(|node| eligible(node)).collect();
+        match &candidates[..] {
+            [] => None,
+            // No turn is taken where there is no choice, lest such requests skew the others.
+            [only] => Some(only.id),
+            several => Some(match self.kind {
+                Balance::RoundRobin => self.next_in_turn(several),
+                Balance::Weighted => self.by_weight(several),
+                Balance::LeastInFlight => self.least_in_flight(several),
+                Balance::LowestLatency => self.lowest_latency(several, now),
+            }),
+        }
+    }
+
+    /// Counts a request on a node from now until the returned value is dropped.
+    pub fn begin(&self, node: NodeId) -> InFlight<'_> {
+        let load = self.load(node);
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight { load }
+    }
+
+    fn turn(&self) -> u64 {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn load(&self, node: NodeId) -> &Load {
+        &self.loads[usize::from(node.0) % PLACES]
+    }
+
+    fn next_in_turn(&self, several: &[&NodeView]) -> NodeId {
+        several[index(self.turn() % several.len() as u64)].id
+    }
+
+    /// Points along the weights laid end to end, each falling into the widest gap of those before.
+    fn by_weight(&self, several: &[&NodeView]) -> NodeId {
+        let total: u64 = several.iter().map(|node| u64::from(node.weight)).sum();
+        if total == 0 {
+            return self.next_in_turn(several);
+        }
+        let fraction = self.turn().wrapping_mul(GOLDEN);
+        let scaled = (u128::from(fraction) * u128::from(total)) >> 64;
+        let mut point = u64::try_from(scaled).unwrap_or(0);
+        for node in several {
+            let weight = u64::from(node.weight);
+            if point < weight {
+                return node.id;
+            }
+            point -= weight;
+        }
+        several[0].id
+    }
+
+    /// The least loaded; among equals the one whose turn it is.
+    fn least_in_flight(&self, several: &[&NodeView]) -> NodeId {
+        let start = index(self.turn() % several.len() as u64);
+        let order = several[start..].iter().chain(&several[..start]);
+        let load = |node: &&&NodeView| self.load(node.id).in_flight.load(Ordering::Relaxed);
+        order.min_by_key(load).map_or(several[0].id, |node| node.id)
+    }
+
+    /// Two at random; the one with the lower latency for the requests it already has.
+    fn lowest_latency(&self, several: &[&NodeView], now: Instant) -> NodeId {
+        let chance = mix(self.turn());
+        let count = several.len() as u64;
+        let first = chance % count;
+        let second = (first + 1 + (chance >> 32) % (count - 1)) % count;
+        let [first, second] = [several[index(first)], several[index(second)]];
+        if self.cost(second, now) < self.cost(first, now) { second.id } else { first.id }
+    }
+
+    fn cost(&self, node: &NodeView, now: Instant) -> f64 {
+        let load = self.load(node.id);
+        let queue = f64::from(load.in_flight.load(Ordering::Relaxed)) + 1.0;
+        // A node not yet measured is tried: nothing is cheaper.
+        let latency = load.latency.lock().map_or(0.0, |peak| peak.decayed(now));
+        latency * queue
+    }
+}
+
+/// An index below a slice's length, as `usize`.
+fn index(below: u64) -> usize {
+    usize::try_from(below).unwrap_or(0)
+}
+
+/// `SplitMix64`: spreads a counter over all bits.
+const fn mix(counter: u64) -> u64 {
+    let mut z = counter.wrapping_add(1).wrapping_mul(GOLDEN);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::cluster::{Lsn, NodeState, Role};
+    use crate::config::settings::Address;
+
+    /// A primary (node 0) and replicas with these weights.
+    fn cluster(weights: &[u32]) -> Topology {
+        let node = |(number, weight): (usize, &u32)| NodeView {
+            id: NodeId(u16::try_from(number).unwrap()),
+            name: format!("n{number}").into(),
+            address: Address { host: "127.0.0.1".into(), port: 1 },
+            weight: *weight,
+            zone: None,
+            role: if number == 0 { Role::Primary } else { Role::Replica },
+            state: NodeState::Up,
+            epoch: 1,
+            position: Lsn(1),
+            lag_bytes: 0,
+            lag: None,
+            sampled_at: None,
+            server_version_num: None,
+        };
+        let nodes: Arc<[_]> = [1].iter().chain(weights).enumerate().map(node).collect();
+        Topology {
+            version: 1,
+            primary: Some(NodeId(0)),
+            system_identifier: None,
+            timeline: None,
+            nodes,
+        }
+    }
+
+    fn shares(
+        balancer: &Balancer,
+        topology: &Topology,
+        reads: usize,
+        eligible: impl Fn(&NodeView) -> bool + Copy,
+    ) -> HashMap<u16, usize> {
+        let mut shares = HashMap::new();
+        for _ in 0..reads {
+            let node = balancer.choose(topology, eligible, Instant::now()).unwrap();
+            *shares.entry(node.0).or_default() += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn round_robin_is_strict_over_all_workers() {
+        let (balancer, topology) = (Balancer::new(Balance::RoundRobin), cluster(&[1, 1, 1]));
+        let workers: Vec<_> = std::thread::scope(|scope| {
+            let run = || scope.spawn(|| shares(&balancer, &topology, 750, |_| true));
+            let running: Vec<_> = (0..4).map(|_| run()).collect();
+            running.into_iter().map(|worker| worker.join().unwrap()).collect()
+        });
+        let total = |node| workers.iter().filter_map(|one| one.get(&node)).sum::<usize>();
+        assert_eq!([total(0), total(1), total(2), total(3)], [0, 1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn stays_fair_when_the_eligible_set_changes() {
+        let (balancer, topology) = (Balancer::new(Balance::RoundRobin), cluster(&[1, 1, 1]));
+        shares(&balancer, &topology, 100, |_| true);
+        let two = shares(&balancer, &topology, 1000, |node| node.id.0 != 2);
+        assert_eq!((two.get(&1), two.get(&2), two.get(&3)), (Some(&500), None, Some(&500)));
+        let three = shares(&balancer, &topology, 3000, |_| true);
+        assert!(three.values().all(|count| (995..=1005).contains(count)), "{three:?}");
+        // A request that has no choice takes no turn from those that have.
+        let mut counts = HashMap::<u16, usize>::new();
+        for _ in 0..500 {
+            balancer.choose(&topology, |node| node.id.0 == 1, Instant::now());
+            let free = balancer.choose(&topology, |node| node.id.0 != 3, Instant::now()).unwrap();
+            *counts.entry(free.0).or_default() += 1;
+        }
+        assert_eq!((counts[&1], counts[&2]), (250, 250));
+        assert_eq!(balancer.choose(&topology, |_| false, Instant::now()), None);
+    }
+
+    #[test]
+    fn weights_are_kept_within_two_percent() {
+        let (balancer, topology) = (Balancer::new(Balance::Weighted), cluster(&[1, 2, 7]));
+        let shares = shares(&balancer, &topology, 3000, |_| true);
+        for (node, expected) in [(1, 300.0), (2, 600.0), (3, 2100.0)] {
+            let count = f64::from(u32::try_from(shares[&node]).unwrap());
+            assert!((count - expected).abs() < 60.0, "{shares:?}");
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_is_chosen_and_equals_share() {
+        let (balancer, topology) = (Balancer::new(Balance::LeastInFlight), cluster(&[1, 1]));
+        let busy = balancer.begin(NodeId(1));
+        assert_eq!(shares(&balancer, &topology, 10, |_| true).get(&2), Some(&10));
+        drop(busy);
+        let even = shares(&balancer, &topology, 10, |_| true);
+        assert_eq!((even[&1], even[&2]), (5, 5));
+    }
+
+    #[test]
+    fn a_slow_node_is_avoided_until_its_peak_has_decayed() {
+        let (balancer, topology) = (Balancer::new(Balance::LowestLatency), cluster(&[1, 1]));
+        let start = Instant::now();
+        balancer.begin(NodeId(1)).answered(Duration::from_millis(500), start);
+        balancer.begin(NodeId(2)).answered(Duration::from_millis(1), start);
+        let choose = |now| {
+            (0..100)
+                .filter(|_| balancer.choose(&topology, |_| true, now) == Some(NodeId(1)))
+                .count()
+        };
+        assert_eq!(choose(start), 0);
+        let mut now = start;
+        for _ in 0..200 {
+            now += Duration::from_secs(1);
+            balancer.begin(NodeId(1)).answered(Duration::from_micros(900), now);
+            balancer.begin(NodeId(2)).answered(Duration::from_millis(1), now);
+        }
+        assert!(choose(now) > 0);
+    }
+}
