@@ -59,7 +59,7 @@ fn number_schemas(rows: &Rows, catalog: &mut Catalog) -> FxHashMap<Oid, u16> {
         let Ok(number) = u16::try_from(catalog.schemas.len()) else { break };
         numbers.insert(*oid, number);
         if *oid == PG_CATALOG {
-            catalog.pg_catalog = number;
+            catalog.system_schema = number;
         }
         catalog.schemas.push(name.clone());
     }

@@ -61,7 +61,7 @@ pub fn function_hazard(name: &str) -> Option<Hazard> {
     // Every sensitive name is covered by its prefix or listed; prefixes also cover what later
     // versions add to a family.
     if let Some(rest) = name.strip_prefix("pg_") {
-        return pg_function_hazard(name, rest);
+        return pg_function_hazard(rest);
     }
     let listed = match name {
         "nextval" | "setval" | "currval" | "lastval" => Hazard::SequenceFunction,
@@ -100,120 +100,123 @@ pub fn function_hazard(name: &str) -> Option<Hazard> {
     Some(listed)
 }
 
+/// Functions about the node they run on, without `pg_`.
+const NODE_FUNCTIONS: &[&str] = &[
+    "backend_pid",
+    "is_in_recovery",
+    "promote",
+    "reload_conf",
+    "rotate_logfile",
+    "rotate_logfile_old",
+    "terminate_backend",
+    "cancel_backend",
+    "blocking_pids",
+    "safe_snapshot_blocking_pids",
+    "conf_load_time",
+    "postmaster_start_time",
+    "lock_status",
+    "prepared_statement",
+    "prepared_xact",
+    "cursor",
+    "listening_channels",
+    "my_temp_schema",
+    "notification_queue_usage",
+    "get_replication_slots",
+    "get_wal_replay_pause_state",
+    "get_wal_resource_managers",
+    "get_shmem_allocations",
+    "get_shmem_allocations_numa",
+    "get_backend_memory_contexts",
+    "get_process_memory_contexts",
+    "get_wal_summarizer_state",
+    "log_backend_memory_contexts",
+    "log_standby_snapshot",
+    "hba_file_rules",
+    "ident_file_mappings",
+    "show_all_file_settings",
+    "show_all_settings",
+    "show_replication_origin_status",
+    "is_wal_replay_paused",
+    "current_logfile",
+    "jit_available",
+    "collation_actual_version",
+    "database_collation_actual_version",
+    "start_backup",
+    "stop_backup",
+    "backup_start",
+    "backup_stop",
+    "is_in_backup",
+    "backup_start_time",
+    "switch_wal",
+    "switch_xlog",
+    "database_size",
+    "tablespace_size",
+    "walfile_name",
+    "walfile_name_offset",
+    "split_walfile_name",
+    "config",
+    "sync_replication_slots",
+    "buffercache_pages",
+    "buffercache_summary",
+    "isolation_test_session_is_blocked",
+    "numa_available",
+    "get_aios",
+    "wal_lsn",
+    "prewarm",
+    "autoprewarm_dump_now",
+];
+/// Families of such functions.
+const NODE_FUNCTION_PREFIXES: &[&str] = &[
+    "stat_",
+    "statio_",
+    "last_",
+    "wal_replay_",
+    "current_wal_",
+    "ls_",
+    "read_",
+    "control_",
+    "replication_",
+    "logical_",
+    "create_",
+    "drop_",
+    "copy_",
+    "stat_statements",
+    "wal_summary",
+    "available_wal",
+    "buffercache_",
+    "xlog",
+    "current_xlog",
+    "walinspect",
+    "get_wal_",
+];
+/// Functions about transactions and snapshots, without `pg_`.
+const TRANSACTION_FUNCTIONS: &[&str] = &[
+    "current_snapshot",
+    "export_snapshot",
+    "xact_status",
+    "xact_commit_timestamp",
+    "xact_commit_timestamp_origin",
+    "get_multixact_members",
+    "visible_in_snapshot",
+    "wait_for_lsn",
+];
+
 /// The same for names that begin with `pg_`; `rest` is what follows.
-fn pg_function_hazard(name: &str, rest: &str) -> Option<Hazard> {
-    const NODE: &[&str] = &[
-        "backend_pid",
-        "is_in_recovery",
-        "promote",
-        "reload_conf",
-        "rotate_logfile",
-        "rotate_logfile_old",
-        "terminate_backend",
-        "cancel_backend",
-        "blocking_pids",
-        "safe_snapshot_blocking_pids",
-        "conf_load_time",
-        "postmaster_start_time",
-        "lock_status",
-        "prepared_statement",
-        "prepared_xact",
-        "cursor",
-        "listening_channels",
-        "my_temp_schema",
-        "notification_queue_usage",
-        "get_replication_slots",
-        "get_wal_replay_pause_state",
-        "get_wal_resource_managers",
-        "get_shmem_allocations",
-        "get_shmem_allocations_numa",
-        "get_backend_memory_contexts",
-        "get_process_memory_contexts",
-        "get_wal_summarizer_state",
-        "log_backend_memory_contexts",
-        "log_standby_snapshot",
-        "hba_file_rules",
-        "ident_file_mappings",
-        "show_all_file_settings",
-        "show_all_settings",
-        "show_replication_origin_status",
-        "is_wal_replay_paused",
-        "current_logfile",
-        "jit_available",
-        "collation_actual_version",
-        "database_collation_actual_version",
-        "start_backup",
-        "stop_backup",
-        "backup_start",
-        "backup_stop",
-        "is_in_backup",
-        "backup_start_time",
-        "switch_wal",
-        "switch_xlog",
-        "database_size",
-        "tablespace_size",
-        "walfile_name",
-        "walfile_name_offset",
-        "split_walfile_name",
-        "config",
-        "sync_replication_slots",
-        "buffercache_pages",
-        "buffercache_summary",
-        "isolation_test_session_is_blocked",
-        "numa_available",
-        "get_aios",
-        "wal_lsn",
-        "prewarm",
-        "autoprewarm_dump_now",
-    ];
-    const NODE_PREFIXES: &[&str] = &[
-        "stat_",
-        "statio_",
-        "last_",
-        "wal_replay_",
-        "current_wal_",
-        "ls_",
-        "read_",
-        "control_",
-        "replication_",
-        "logical_",
-        "create_",
-        "drop_",
-        "copy_",
-        "stat_statements",
-        "wal_summary",
-        "available_wal",
-        "buffercache_",
-        "xlog",
-        "current_xlog",
-        "walinspect",
-        "get_wal_",
-    ];
-    const TRANSACTION: &[&str] = &[
-        "current_snapshot",
-        "export_snapshot",
-        "xact_status",
-        "xact_commit_timestamp",
-        "xact_commit_timestamp_origin",
-        "get_multixact_members",
-        "visible_in_snapshot",
-        "wait_for_lsn",
-    ];
+fn pg_function_hazard(rest: &str) -> Option<Hazard> {
     let hazard = match rest {
         "notify" => Hazard::Notify,
         "sequence_last_value" | "get_sequence_data" => Hazard::SequenceFunction,
         _ if rest.starts_with("advisory_") || rest.starts_with("try_advisory_") => {
             Hazard::AdvisoryLock
         }
-        _ if rest.starts_with("current_xact_id") || TRANSACTION.contains(&rest) => {
+        _ if rest.starts_with("current_xact_id") || TRANSACTION_FUNCTIONS.contains(&rest) => {
             Hazard::TransactionId
         }
-        _ if NODE.contains(&rest) => Hazard::NodeFunction,
-        _ if NODE_PREFIXES.iter().any(|prefix| rest.starts_with(prefix)) => Hazard::NodeFunction,
-        _ => {
-            debug_assert!(name.starts_with("pg_"));
-            return None;
+        _ if NODE_FUNCTIONS.contains(&rest) => Hazard::NodeFunction,
+        _ if NODE_FUNCTION_PREFIXES.iter().any(|prefix| rest.starts_with(prefix)) => {
+            Hazard::NodeFunction
         }
+        _ => return None,
     };
     Some(hazard)
 }

@@ -47,7 +47,7 @@ pub struct Catalog {
     /// By number.
     pub(super) schemas: Vec<Box<str>>,
     /// Number of `pg_catalog`.
-    pub(super) pg_catalog: u16,
+    pub(super) system_schema: u16,
     pub(super) functions: FxHashMap<Box<str>, SmallVec<[Overload; 2]>>,
     pub(super) relations: FxHashMap<Box<str>, SmallVec<[Named; 2]>>,
     /// Names of user types, which may be called like functions.
@@ -89,7 +89,7 @@ impl Catalog {
         };
         let mut schemas = Vec::with_capacity(elements.len() + 1);
         if !elements.iter().any(|element| element == "pg_catalog") {
-            schemas.push(self.pg_catalog);
+            schemas.push(self.system_schema);
         }
         for element in &elements {
             let name = if element == "$user" { user } else { element };
@@ -132,7 +132,7 @@ impl Catalog {
                 return Verdict::Hazard(hazard);
             }
         }
-        if schema.is_none_or(|schema| schema == self.pg_catalog) {
+        if schema.is_none_or(|schema| schema == self.system_schema) {
             if let Some(hazard) = builtin::function_hazard(name).filter(|_| !known) {
                 return Verdict::Hazard(hazard);
             }

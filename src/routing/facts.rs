@@ -154,8 +154,8 @@ fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
             SessionEffect::Execute(_) => {
                 return Decision::new(Target::Session, Reason::Execute);
             }
-            SessionEffect::Opaque => return Decision::primary(Reason::NotUnderstood),
             SessionEffect::CreateTemp => return Decision::primary(Reason::TemporaryRelation),
+            // Opaque among them: a read that does more than read was not understood.
             _ => return Decision::primary(Reason::NotUnderstood),
         }
     }
