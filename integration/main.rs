@@ -3,4 +3,13 @@
 //! Tests that count what nodes served have a database of their own on one shared cluster (statistics
 //! are kept per database); tests that break nodes have a cluster of their own.
 
+mod drivers;
+mod faults;
+mod harness;
+mod hostile;
+mod lifecycle;
+mod login;
 mod throwaway;
+mod traffic;
+mod volume;
+mod wire;

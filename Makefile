@@ -1,0 +1,32 @@
+# Everything that is done with this repository. Each target installs what it needs (scripts/setup.sh).
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench corpus
+
+help:                 ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+
+# DURATION=15s ends it by itself, with a summary and an exit code.
+demo:                 ## a primary, two replicas and the proxy, live in this terminal (DURATION=15s, CONFIG=file)
+	@sh scripts/setup.sh build postgres
+	@cargo build --locked
+	@cargo run --locked --quiet -- demo $(if $(CONFIG),--config $(CONFIG)) $(if $(DURATION),--duration $(DURATION))
+
+test:                 ## all tests: unit, in-process, and against real clusters and drivers
+	@sh scripts/setup.sh test
+	cargo test --locked
+
+lint:                 ## formatting and clippy, warnings are errors
+	@sh scripts/setup.sh lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+# ROUNDS=1 SECONDS=2 for a quick look; WRITE=1 writes docs/BENCHMARKS.md.
+bench:                ## direct, Causeway, PgBouncer and a bare forwarder side by side (takes about 20 minutes)
+	@sh scripts/setup.sh bench
+	cargo build --locked --release --bin causeway --example forwarder
+	@python3 scripts/bench.py $(BENCH)
+
+corpus:               ## how often the router is right over a corpus (CORPUS=directory)
+	@cargo build --locked
+	@python3 scripts/corpus.py --causeway "$(or $(CARGO_TARGET_DIR),target)/debug/causeway" "$(CORPUS)"

@@ -1,0 +1,330 @@
+//! What the tests share: the proxy as a child process, one cluster for those that break nothing, a
+//! database for each, and what the nodes themselves say they served.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use causeway::cli::demo::cluster::{APP, Cluster, ClusterOptions, Node, free_ports, signal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_postgres::{Client, Config, NoTls};
+
+/// How long anything may take that should happen soon: generous, the machine may be busy.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// The cluster of all tests that leave its nodes alone. Never dropped: its watcher removes it when
+/// this process ends.
+pub fn shared_cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(own_cluster)
+}
+
+/// A cluster to break.
+pub fn own_cluster() -> Cluster {
+    Cluster::start(&ClusterOptions::default()).expect("a throw-away cluster starts")
+}
+
+/// Makes an empty database that `app` owns, present on all nodes, and returns its name.
+pub async fn fresh_database(cluster: &Cluster) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let statement = format!("CREATE DATABASE {name} OWNER {APP}");
+    cluster.primary().execute(&statement).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    name
+}
+
+/// Causeway as a user runs it: a process with a file.
+pub struct Proxy {
+    process: Child,
+    pub address: SocketAddr,
+    pub http: SocketAddr,
+    /// Its file, which a test may rewrite and reload.
+    pub config: PathBuf,
+    log: PathBuf,
+}
+
+/// What a test changes in the file: text put into a section, or sections added.
+#[derive(Default, Clone)]
+pub struct ProxyOptions {
+    pub proxy: &'static str,
+    pub monitor: &'static str,
+    pub pool: &'static str,
+    pub more: &'static str,
+}
+
+impl ProxyOptions {
+    /// The whole file for a proxy before this cluster.
+    pub fn file(&self, cluster: &Cluster, address: SocketAddr, http: SocketAddr) -> String {
+        let nodes: Vec<String> =
+            cluster.nodes().iter().map(|node| format!("{:?}", node.address())).collect();
+        let pool = if self.pool.is_empty() { "size = 10" } else { self.pool };
+        let proxy = if self.proxy.is_empty() { "workers = 2" } else { self.proxy };
+        format!(
+            "[proxy]\nlisten = \"{address}\"\nhttp = \"{http}\"\n{proxy}\n\n\
+             [cluster]\nnodes = [{nodes}]\n\n\
+             [monitor]\nuser = \"{APP}\"\npassword = \"{APP}\"\ndatabase = \"{APP}\"\n{monitor}\n\n\
+             [pool]\n{pool}\n\n\
+             [routing]\nconsistency = \"eventual\"\n\n\
+             [[user]]\nname = \"{APP}\"\npassword = \"{APP}\"\n\n{more}\n",
+            nodes = nodes.join(", "),
+            monitor = self.monitor,
+            more = self.more,
+        )
+    }
+}
+
+impl Proxy {
+    /// Starts it and waits until it is ready and knows every node that runs.
+    pub async fn start(cluster: &Cluster, options: &ProxyOptions) -> Self {
+        let mut proxy = Self::spawn(cluster, options);
+        proxy.await_ready().await;
+        let running = cluster.nodes().iter().filter(|node| node.is_running()).count();
+        await_until("every node is up", async || proxy.nodes_up().await == running).await;
+        proxy
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(cluster: &Cluster, options: &ProxyOptions) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let ports = free_ports(2).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], ports[0]));
+        let http = SocketAddr::from(([127, 0, 0, 1], ports[1]));
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let config = cluster.directory().join(format!("causeway-{number}.toml"));
+        let log = config.with_extension("log");
+        std::fs::write(&config, options.file(cluster, address, http)).unwrap();
+        let file = std::fs::File::create(&log).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_causeway"))
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        cluster.guard(process.id());
+        Self { process, address, http, config, log }
+    }
+
+    async fn await_ready(&mut self) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                panic!("the proxy ended with {status}");
+            }
+            if self.get("/readyz").await.is_some_and(|(status, _)| status == 200) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the proxy is not ready");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Everything it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// How to connect to this database through it as `app`.
+    pub fn config(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host("127.0.0.1")
+            .port(self.address.port())
+            .user(APP)
+            .password(APP)
+            .dbname(database)
+            .connect_timeout(SOON);
+        config
+    }
+
+    pub async fn connect(&self, database: &str) -> Client {
+        let (client, connection) = self.config(database).connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Status and body of a GET, or nothing where nobody listens.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = tokio::net::TcpStream::connect(self.http).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    }
+
+    /// Every sample of `/metrics` as its name with labels, and its value.
+    pub async fn metrics(&self) -> Vec<(String, f64)> {
+        let (_, body) = self.get("/metrics").await.unwrap_or_default();
+        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect()
+    }
+
+    /// The sum of the samples whose name starts so and whose labels hold all of these.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let samples = self.metrics().await;
+        let of_name = samples.iter().filter(|(sample, _)| {
+            sample.split('{').next() == Some(name)
+                && labels.iter().all(|label| sample.contains(label))
+        });
+        of_name.map(|(_, value)| value).sum()
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(name, &[self.pid()]).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the proxy still runs");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// The state of each node as the proxy sees it (`up`, `ejected`, `down`, `banned`), by address.
+    pub async fn states(&self) -> HashMap<String, String> {
+        let samples = self.metrics().await;
+        let states = samples.iter().filter(|(name, value)| {
+            name.starts_with("causeway_node_state{") && (*value - 1.0).abs() < f64::EPSILON
+        });
+        states.map(|(name, _)| (label(name, "node"), label(name, "state"))).collect()
+    }
+
+    async fn nodes_up(&self) -> usize {
+        self.states().await.values().filter(|state| *state == "up").count()
+    }
+
+    /// Waits until the proxy says this of the node.
+    pub async fn await_state(&self, node: &Node, state: &str) {
+        await_until(&format!("{} is {state}", node.name()), async || {
+            self.states().await.get(&node.address()).is_some_and(|have| have == state)
+        })
+        .await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the proxy's log\n{}---", self.log());
+        } else {
+            assert!(!self.log().contains("panicked"), "the proxy panicked:\n{}", self.log());
+        }
+    }
+}
+
+/// The value of a label in a sample's name.
+fn label(sample: &str, name: &str) -> String {
+    let value = sample.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
+    value.split('"').next().unwrap_or_default().to_owned()
+}
+
+/// Waits until the condition holds; fails after [`SOON`].
+pub async fn await_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a node has done in one database, by its own statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Served {
+    /// Rows inserted, updated or deleted.
+    pub written: i64,
+    /// Transactions rolled back: a refused write is one.
+    pub rolled_back: i64,
+    /// Scans of the table asked for, by sequence or index.
+    pub scans: i64,
+}
+
+/// Asks a node itself. Its servers publish their counts when they go idle, at most once a second, and
+/// when they end: stop the proxy first, then poll.
+pub async fn served(node: &Node, database: &str, table: &str) -> Served {
+    let client = node.connect(database).await.unwrap();
+    let row = client
+        .query_one(
+            "SELECT d.tup_inserted + d.tup_updated + d.tup_deleted, d.xact_rollback, \
+                    coalesce((SELECT seq_scan + coalesce(idx_scan, 0) FROM pg_stat_user_tables \
+                              WHERE relname = $1), 0) \
+             FROM pg_stat_database d WHERE d.datname = current_database()",
+            &[&table],
+        )
+        .await
+        .unwrap();
+    Served { written: row.get(0), rolled_back: row.get(1), scans: row.get(2) }
+}
+
+/// When a client of this database last began a statement on the node, by the node's clock: seconds
+/// ago.
+pub async fn last_statement(node: &Node, database: &str) -> Option<f64> {
+    let client = node.connect("postgres").await.unwrap();
+    let row = client
+        .query_one(
+            "SELECT extract(epoch FROM clock_timestamp() - max(query_start))::float8 \
+             FROM pg_stat_activity WHERE datname = $1 AND usename = 'app'",
+            &[&database],
+        )
+        .await
+        .unwrap();
+    row.get(0)
+}
+
+/// A program of PostgreSQL's server package: on the path, or where the newest version has it.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let mut found: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("bin").join(name))
+        .filter(|path| path.exists())
+        .collect();
+    found.sort();
+    found.pop().unwrap_or_else(|| name.into())
+}
+
+/// Runs a program to its end away from the runtime and returns what it printed; its failure is the
+/// test's.
+pub async fn run(mut command: Command) -> String {
+    let output = tokio::task::spawn_blocking(move || {
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (format!("{command:?}"), output)
+    });
+    let (command, output) = output.await.unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}

@@ -1,0 +1,218 @@
+//! Input that no honest client sends, and clients that leave in the middle: a clear error or a closed
+//! connection, never a panic, a hang, or a server that is worse for the next client.
+
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{Proxy, ProxyOptions, SOON, await_until, fresh_database, shared_cluster};
+use crate::wire::{Wire, frame, query, read_to_end, startup};
+
+/// A proxy with one server per node, so that a poisoned one would be met by the next client.
+async fn narrow_proxy() -> Proxy {
+    let options = ProxyOptions {
+        proxy: "workers = 1",
+        pool: "size = 1\nwait = \"20s\"",
+        more: "[limits]\nstartup_timeout = \"3s\"",
+        ..Default::default()
+    };
+    Proxy::start(shared_cluster(), &options).await
+}
+
+/// Reads and writes work, each on its node.
+async fn assert_serves(proxy: &Proxy) {
+    let client = proxy.connect("app").await;
+    for _ in 0..4 {
+        let row = client.query_one("SELECT 40 + 2", &[]).await.unwrap();
+        assert_eq!(row.get::<_, i32>(0), 42);
+    }
+    client.batch_execute("CREATE TEMP TABLE gone (n int); DROP TABLE gone").await.unwrap();
+}
+
+/// The SQLSTATE in an answer that is one ErrorResponse.
+fn sqlstate(answer: &[u8]) -> String {
+    assert_eq!(answer.first(), Some(&b'E'), "{:?}", String::from_utf8_lossy(answer));
+    let mut fields = answer[5..].split(|byte| *byte == 0);
+    let code = fields.find(|field| field.first() == Some(&b'C')).unwrap();
+    String::from_utf8_lossy(&code[1..]).into_owned()
+}
+
+async fn answer_to(proxy: &Proxy, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    // It may be closed before all is written.
+    let _ = stream.write_all(bytes).await;
+    read_to_end(&mut stream, SOON).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_startup_packets_are_refused() {
+    let proxy = narrow_proxy().await;
+    let before = proxy.peak_memory();
+
+    let too_short = answer_to(&proxy, &7_u32.to_be_bytes()).await;
+    assert!(too_short.is_empty() || sqlstate(&too_short) == "08P01", "{too_short:?}");
+    let huge = answer_to(&proxy, &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0]).await;
+    assert!(huge.is_empty() || sqlstate(&huge) == "08P01", "{huge:?}");
+    // PostgreSQL reads up to 10,000 bytes.
+    let mut long = vec![b'x'; 20_000];
+    long[..8].copy_from_slice(&[0, 0, 0x4e, 0x20, 0, 3, 0, 0]);
+    let long = answer_to(&proxy, &long).await;
+    assert!(long.is_empty() || sqlstate(&long) == "08P01", "{long:?}");
+    assert_eq!(sqlstate(&answer_to(&proxy, &[0, 0, 0, 9, 0, 2, 0, 0, 0]).await), "0A000");
+    // No user at all.
+    assert_eq!(sqlstate(&answer_to(&proxy, &[0, 0, 0, 9, 0, 3, 0, 0, 0]).await), "28000");
+    // Not closed by us: the proxy's own time limit ends it.
+    let packet = startup("app");
+    for cut in [0, 1, 3, 4, 7, 8, 12, packet.len() - 1] {
+        answer_to(&proxy, &packet[..cut]).await;
+    }
+    // A cancel request for nobody: silence.
+    let cancel = [0, 0, 0, 16, 4, 210, 22, 46, 0, 0, 0, 1, 0, 0, 0, 2];
+    assert!(answer_to(&proxy, &cancel).await.is_empty());
+
+    assert_serves(&proxy).await;
+    assert!(proxy.peak_memory() < before + 32 * 1024, "grew to {} KiB", proxy.peak_memory());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_bytes_are_survived() {
+    let proxy = narrow_proxy().await;
+    let mut random = StdRng::seed_from_u64(2026);
+    let mut attempts = tokio::task::JoinSet::new();
+    for number in 0..200 {
+        let mut bytes = vec![0; random.random_range(1..2000)];
+        random.fill_bytes(&mut bytes);
+        if number % 2 == 0 && bytes.len() > 8 {
+            // A start-up that begins well, so that the rest is looked at.
+            bytes[..8].copy_from_slice(&[0, 0, 0, 200, 0, 3, 0, 0]);
+        }
+        let address = proxy.address;
+        attempts.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let _ = stream.write_all(&bytes).await;
+            let _ = stream.shutdown().await;
+            read_to_end(&mut stream, SOON).await
+        });
+    }
+    attempts.join_all().await;
+
+    // And after the login.
+    for _ in 0..40 {
+        let mut wire = Wire::login(&proxy, "app").await;
+        let mut bytes = vec![0; random.random_range(1..500)];
+        random.fill_bytes(&mut bytes);
+        let _ = wire.stream.write_all(&bytes).await;
+        let _ = wire.stream.shutdown().await;
+        wire.until_end(SOON).await;
+    }
+    assert_serves(&proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_lie_end_the_connection_with_08p01() {
+    let proxy = narrow_proxy().await;
+    let lies: [&[u8]; 6] = [
+        b"Q\0\0\0\x03",                 // shorter than itself
+        b"Q\0\0\0\0",                   //
+        b"Q\x7f\xff\xff\xffSELECT 1\0", // longer than PostgreSQL allows
+        b"Q\xff\xff\xff\xff",           // negative
+        b"\x01\0\0\0\x04",              // no such type
+        b"z\0\0\0\x04",                 // no such type
+    ];
+    for lie in lies {
+        let mut wire = Wire::login(&proxy, "app").await;
+        wire.send(lie).await;
+        let answer = wire.until_end(SOON).await;
+        assert_eq!(sqlstate(&answer), "08P01", "{lie:?}");
+    }
+    // In the middle of a pipeline, with a server perhaps at work for it.
+    let mut wire = Wire::login(&proxy, "app").await;
+    wire.send(&frame(b'P', b"\0SELECT 1\0\0\0")).await;
+    wire.send(b"y\0\0\0\x04").await;
+    wire.until_end(SOON).await;
+    assert_serves(&proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_stop_in_the_middle_of_a_message_leave_nothing_behind() {
+    let proxy = narrow_proxy().await;
+    for cut in [1, 4, 5, 10] {
+        let mut wire = Wire::login(&proxy, "app").await;
+        wire.send(&query("SELECT 1, 2, 3")[..cut]).await;
+    }
+    // Half of a COPY, half of a transaction's message, half of a pipeline.
+    let mut wire = Wire::login(&proxy, "app").await;
+    wire.send(&query("BEGIN")).await;
+    wire.until_ready().await;
+    wire.send(&query("CREATE TABLE half (n int)")).await;
+    wire.until_ready().await;
+    wire.send(&query("COPY half FROM STDIN")).await;
+    wire.send(&frame(b'd', b"1\n")).await;
+    wire.send(b"d\0\0").await;
+    drop(wire);
+    let mut wire = Wire::login(&proxy, "app").await;
+    wire.send(&frame(b'P', b"\0SELECT 1\0\0\0")).await;
+    drop(wire);
+    assert_serves(&proxy).await;
+    let client = proxy.connect("app").await;
+    let row = client.query_one("SELECT to_regclass('half') IS NULL", &[]).await.unwrap();
+    assert!(row.get::<_, bool>(0), "the transaction of a client that left was not rolled back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_in_a_query_frees_its_server() {
+    let proxy = narrow_proxy().await;
+    // On a replica, on the primary, and in a transaction there.
+    for text in [
+        "SELECT pg_sleep(600)",
+        "SELECT pg_sleep(600) FOR UPDATE",
+        "BEGIN; SELECT pg_sleep(600)",
+        "CREATE TABLE vanished AS SELECT pg_sleep(600)",
+    ] {
+        for _ in 0..2 {
+            let mut wire = Wire::login(&proxy, "app").await;
+            wire.send(&query(text)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let since = Instant::now();
+        assert_serves(&proxy).await;
+        assert!(since.elapsed() < Duration::from_secs(15), "{text}: {:?}", since.elapsed());
+    }
+    // And nothing keeps running on the nodes for nobody.
+    for node in shared_cluster().nodes() {
+        let direct = node.connect("postgres").await.unwrap();
+        await_until("no orphan sleeps on", async || {
+            let orphans = "SELECT count(*) FROM pg_stat_activity \
+                           WHERE query LIKE '%pg_sleep(600)%' AND pid <> pg_backend_pid()";
+            let row = direct.query_one(orphans, &[]).await.unwrap();
+            row.get::<_, i64>(0) == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_costs_no_memory_and_holds_up_nobody() {
+    let proxy = narrow_proxy().await;
+    let database = fresh_database(shared_cluster()).await;
+    assert_serves(&proxy).await;
+    let before = proxy.peak_memory();
+    let mut silent = Vec::new();
+    // Of another database, so that others' pools have room.
+    for _ in 0..2 {
+        let mut wire = Wire::login(&proxy, &database).await;
+        let big = "SELECT repeat('x', 1000) FROM generate_series(1, 200000)";
+        wire.send(&query(big)).await;
+        silent.push(wire);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_serves(&proxy).await;
+    let grown = proxy.peak_memory() - before;
+    assert!(grown < 16 * 1024, "holds {grown} KiB for clients that do not read");
+    drop(silent);
+    let client = proxy.connect(&database).await;
+    assert_eq!(client.query_one("SELECT 7", &[]).await.unwrap().get::<_, i32>(0), 7);
+}

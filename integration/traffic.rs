@@ -1,0 +1,155 @@
+//! Ordinary traffic: pgbench runs clean, and the nodes themselves say that reads were served by
+//! replicas, evenly, and writes by the primary.
+
+use std::process::Command;
+
+use causeway::cli::demo::cluster::{APP, Cluster};
+
+use crate::harness::{
+    Proxy, ProxyOptions, Served, await_until, fresh_database, postgres_program, run, served,
+    shared_cluster,
+};
+
+const MODES: [&str; 3] = ["simple", "extended", "prepared"];
+
+fn pgbench(port: u16, database: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(postgres_program("pgbench"));
+    command.env("PGPASSWORD", APP).args(["-h", "127.0.0.1", "-U", APP, "-p"]).arg(port.to_string());
+    command.args(arguments).arg(database);
+    command
+}
+
+async fn pgbench_database(cluster: &Cluster) -> String {
+    let database = fresh_database(cluster).await;
+    run(pgbench(cluster.primary().port(), &database, &["-i", "-q", "--no-vacuum"])).await;
+    cluster.await_replay().await.unwrap();
+    database
+}
+
+/// Runs pgbench in each mode through the proxy and returns how many transactions it made in all.
+async fn pgbench_in_every_mode(proxy: &Proxy, database: &str, script: &str) -> i64 {
+    let mut transactions = 0;
+    for mode in MODES {
+        let arguments =
+            ["-n", "-b", script, "-M", mode, "-c", "8", "-j", "2", "-t", "150", "--random-seed=7"];
+        let report = run(pgbench(proxy.address.port(), database, &arguments)).await;
+        assert!(report.contains("number of failed transactions: 0 (0.000%)"), "{report}");
+        assert!(report.contains("actually processed: 1200/1200"), "{report}");
+        transactions += 1200;
+    }
+    transactions
+}
+
+/// What every node did since `before`, by its own account, once the accounts add up.
+async fn since(
+    cluster: &Cluster,
+    database: &str,
+    table: &str,
+    before: &[Served],
+    complete: impl Fn(&[Served]) -> bool,
+) -> Vec<Served> {
+    let mut now = Vec::new();
+    await_until("the nodes have counted everything", async || {
+        now.clear();
+        for (node, before) in cluster.nodes().iter().zip(before) {
+            let served = served(node, database, table).await;
+            now.push(Served {
+                written: served.written - before.written,
+                rolled_back: served.rolled_back - before.rolled_back,
+                scans: served.scans - before.scans,
+            });
+        }
+        complete(&now)
+    })
+    .await;
+    now
+}
+
+async fn served_by_all(cluster: &Cluster, database: &str, table: &str) -> Vec<Served> {
+    let mut all = Vec::new();
+    for node in cluster.nodes() {
+        all.push(served(node, database, table).await);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgbench_select_only_runs_clean_and_on_replicas_only() {
+    let cluster = shared_cluster();
+    let database = pgbench_database(cluster).await;
+    let before = served_by_all(cluster, &database, "pgbench_accounts").await;
+    let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    let reads = pgbench_in_every_mode(&proxy, &database, "select-only").await;
+    drop(proxy);
+
+    let now = since(cluster, &database, "pgbench_accounts", &before, |now| {
+        now.iter().map(|node| node.scans).sum::<i64>() >= reads
+    })
+    .await;
+    assert_eq!(now[0].scans, 0, "the primary served a routed read: {now:?}");
+    assert_eq!(now[1].scans + now[2].scans, reads, "{now:?}");
+    assert!(now.iter().all(|node| node.written == 0 && node.rolled_back == 0), "{now:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pgbench_tpcb_runs_clean_and_on_the_primary_only() {
+    let cluster = shared_cluster();
+    let database = pgbench_database(cluster).await;
+    let before = served_by_all(cluster, &database, "pgbench_accounts").await;
+    let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    let transactions = pgbench_in_every_mode(&proxy, &database, "tpcb-like").await;
+    drop(proxy);
+
+    // Three updates and one insert each.
+    let now = since(cluster, &database, "pgbench_accounts", &before, |now| {
+        now[0].written >= 4 * transactions
+    })
+    .await;
+    assert_eq!(now[0].written, 4 * transactions, "{now:?}");
+    assert_eq!(now[0].rolled_back, 0, "{now:?}");
+    let idle = Served { written: 0, rolled_back: 0, scans: 0 };
+    assert_eq!(now[1..], [idle; 2], "a replica was asked for a part of a write transaction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_shared_evenly_over_many_clients() {
+    const CLIENTS: i64 = 30;
+    const READS: i64 = 100;
+    let cluster = shared_cluster();
+    let database = fresh_database(cluster).await;
+    let direct = cluster.primary().connect(&database).await.unwrap();
+    let create = "CREATE TABLE counted AS SELECT 1 AS n; GRANT SELECT ON counted TO app";
+    direct.batch_execute(create).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let before = served_by_all(cluster, &database, "counted").await;
+
+    let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..CLIENTS {
+        let client = proxy.connect(&database).await;
+        clients.spawn(async move {
+            for _ in 0..READS {
+                // Half of them by the simple protocol.
+                if number % 2 == 0 {
+                    client.simple_query("SELECT n FROM counted").await.unwrap();
+                } else {
+                    client.query_one("SELECT n FROM counted", &[]).await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    drop(proxy);
+
+    let reads = CLIENTS * READS;
+    let now = since(cluster, &database, "counted", &before, |now| {
+        now.iter().map(|node| node.scans).sum::<i64>() >= reads
+    })
+    .await;
+    assert_eq!(now[0].scans, 0, "the primary served a routed read: {now:?}");
+    assert_eq!(now[1].scans + now[2].scans, reads, "{now:?}");
+    let difference = (now[1].scans - now[2].scans).abs();
+    assert!(difference * 100 < reads * 2, "the shares differ by {difference} of {reads}");
+}

@@ -1,0 +1,99 @@
+#!/bin/sh
+# Installs what the Makefile's targets need and is not there yet; says so before it does.
+#
+# setup.sh build|postgres|test|bench ...   Debian and Ubuntu; elsewhere it names what is missing.
+
+set -eu
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+updated=
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        env DEBIAN_FRONTEND=noninteractive "$@"
+    else
+        sudo env DEBIAN_FRONTEND=noninteractive "$@"
+    fi
+}
+
+install() {
+    if ! command -v apt-get >/dev/null 2>&1; then
+        echo "please install (Debian's names): $*" >&2
+        exit 1
+    fi
+    echo "installing $*"
+    if [ -z "$updated" ]; then
+        as_root apt-get update -qq
+        updated=yes
+    fi
+    as_root apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+have_program_of_postgres() {
+    have "$1" && return
+    for path in /usr/lib/postgresql/*/bin/"$1" /usr/pgsql-*/bin/"$1"; do
+        [ -x "$path" ] && return
+    done
+    return 1
+}
+
+need_build() {
+    if ! have cc || ! have make; then install build-essential; fi
+}
+
+# Debian's package makes and starts a cluster on port 5432 when it is installed. Nobody asked for one.
+need_postgres() {
+    if ! have_program_of_postgres initdb; then
+        quiet=/etc/postgresql-common/createcluster.d/causeway.conf
+        as_root mkdir -p "$(dirname "$quiet")"
+        echo 'create_main_cluster = false' | as_root tee "$quiet" >/dev/null
+        install postgresql
+        as_root rm -f "$quiet"
+    fi
+    if ! have psql; then install postgresql-client; fi
+    if ! have_program_of_postgres pgbench; then install postgresql-contrib; fi
+}
+
+# The oracle of the routing tests is PostgreSQL's own grammar, whose bindings are made by libclang.
+need_libclang() {
+    ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib/libclang*.so* \
+        /usr/lib64/libclang*.so* >/dev/null 2>&1 || install libclang-dev
+}
+
+need_drivers() {
+    python=$target/drivers/python
+    if ! cmp -s integration/drivers/psycopg/requirements.txt "$python/requirements.txt"; then
+        python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
+        rm -rf "$python"
+        python3 -m venv "$python"
+        "$python/bin/pip" install --quiet -r integration/drivers/psycopg/requirements.txt
+        cp integration/drivers/psycopg/requirements.txt "$python/"
+    fi
+    node=$target/drivers/node
+    if ! cmp -s integration/drivers/node-postgres/package-lock.json "$node/package-lock.json"; then
+        have node || install nodejs
+        have npm || install npm
+        rm -rf "$node"
+        mkdir -p "$node"
+        cp integration/drivers/node-postgres/package.json "$node/"
+        cp integration/drivers/node-postgres/package-lock.json "$node/lock"
+        mv "$node/lock" "$node/package-lock.json"
+        (cd "$node" && npm ci --silent --no-fund --no-audit)
+    fi
+}
+
+for what; do
+    case $what in
+    build) need_build ;;
+    postgres) need_postgres ;;
+    test) need_build; need_postgres; need_libclang; need_drivers ;;
+    bench) need_build; need_postgres; [ -x /usr/sbin/pgbouncer ] || have pgbouncer || install pgbouncer ;;
+    lint)
+        cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+        cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+        ;;
+    *) echo "unknown: $what" >&2; exit 2 ;;
+    esac
+done
