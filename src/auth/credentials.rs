@@ -182,3 +182,100 @@ fn same(one: Option<&UserPassword>, other: Option<&UserPassword>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(name: &str, password: Option<UserPassword>) -> User {
+        User { name: name.to_owned(), password, pool_size: None }
+    }
+
+    fn plain(text: &str) -> Option<UserPassword> {
+        Some(UserPassword::Plain(Secret::new(text)))
+    }
+
+    fn kept(text: &str) -> Option<UserPassword> {
+        Some(UserPassword::Verifier(Secret::new(text)))
+    }
+
+    #[test]
+    fn who_may_enter_and_who_may_not() {
+        let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS).to_text();
+        let users = [
+            user("plain", plain("secret")),
+            user("kept", kept(&verifier)),
+            user("none", None),
+            user(&"x".repeat(70), plain("secret")),
+        ];
+        let table = Credentials::from_users(&users, None).unwrap();
+        for (name, doom) in [
+            ("plain", None),
+            ("kept", None),
+            ("none", Some(Doom::NoPassword)),
+            ("nobody", Some(Doom::UnknownUser)),
+            ("PLAIN", Some(Doom::UnknownUser)),
+            ("", Some(Doom::UnknownUser)),
+            (&"x".repeat(63), None),
+        ] {
+            assert_eq!(table.challenge(name).doom, doom, "{name}");
+        }
+        assert_eq!(table.challenge("kept").verifier.to_text(), verifier);
+        assert_eq!(table.server_password("plain"), Some(&Secret::new("secret")));
+        for name in ["kept", "none", "nobody"] {
+            assert_eq!(table.server_password(name), None, "{name}");
+        }
+    }
+
+    /// An attacker sees salt and rounds: they must be as constant, and as different from each
+    /// other's, for users that do not exist as for those that do.
+    #[test]
+    fn the_unknown_look_like_the_known() {
+        let table = Credentials::from_users(&[user("app", plain("secret"))], None).unwrap();
+        let seen = |table: &Credentials, name: &str| {
+            let challenge = table.challenge(name);
+            (challenge.verifier.salt.clone(), challenge.verifier.iterations)
+        };
+        for name in ["app", "nobody"] {
+            assert_eq!(seen(&table, name), seen(&table, name));
+            assert_eq!(seen(&table, name).0.len(), SALT_LENGTH);
+            assert_eq!(seen(&table, name).1, ITERATIONS);
+        }
+        assert_ne!(seen(&table, "nobody").0, seen(&table, "anybody").0);
+        assert_ne!(seen(&table, "nobody").0, seen(&table, "app").0);
+        // Also over a reload that changes the password, removes the user, or adds one.
+        let users = [user("app", plain("other")), user("nobody", plain("new"))];
+        let reloaded = Credentials::from_users(&users, Some(&table)).unwrap();
+        let emptied = Credentials::from_users(&[], Some(&reloaded)).unwrap();
+        for name in ["app", "nobody", "anybody"] {
+            assert_eq!(seen(&table, name), seen(&reloaded, name), "{name}");
+            assert_eq!(seen(&table, name), seen(&emptied, name), "{name}");
+        }
+        let elsewhere = Credentials::from_users(&users, None).unwrap();
+        assert_ne!(seen(&table, "nobody").0, seen(&elsewhere, "nobody").0);
+    }
+
+    #[test]
+    fn a_reload_derives_only_what_changed() {
+        let table =
+            Credentials::from_users(&[user("a", plain("1")), user("b", plain("1"))], None).unwrap();
+        let users = [user("a", plain("1")), user("b", plain("2"))];
+        let reloaded = Credentials::from_users(&users, Some(&table)).unwrap();
+        let of = |table: &Credentials, name: &str| table.challenge(name).verifier;
+        assert!(Arc::ptr_eq(&of(&table, "a"), &of(&reloaded, "a")));
+        assert_ne!(of(&table, "b"), of(&reloaded, "b"));
+    }
+
+    #[test]
+    fn a_verifier_that_cannot_be_read_is_the_operators_to_mend() {
+        let error = Credentials::from_users(&[user("app", kept("md5123"))], None).unwrap_err();
+        assert!(error.to_string().starts_with("password of user \"app\": not a SCRAM"), "{error}");
+        assert!(!error.to_string().contains("md5123"));
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let table = Credentials::from_users(&[user("app", plain("hush"))], None).unwrap();
+        assert!(!format!("{table:?}").contains("hush"));
+    }
+}

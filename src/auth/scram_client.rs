@@ -83,3 +83,76 @@ fn after_last<'a>(message: &'a [u8], name: &[u8]) -> &'a [u8] {
         .position(|at| at == name)
         .map_or(&[], |at| &message[at + name.len()..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::scram::{AwaitingFirst, ScramError, Standing, nonce};
+    use crate::auth::verifier::{ITERATIONS, Verifier};
+
+    /// Both of our sides against each other; the other tests let real drivers and servers judge.
+    fn exchange(ours: &str, theirs: &str) -> Result<(), ScramError> {
+        let verifier = Verifier::derive(theirs, b"0123456789abcdef", ITERATIONS);
+        let server = AwaitingFirst::new(&verifier, Standing::Genuine);
+        let client = AwaitingChallenge::new(ours);
+        let (server, challenge) = server.on_client_first(client.message(), &nonce())?;
+        let client = client.on_challenge(challenge.as_bytes()).unwrap();
+        let last = server.on_client_final(client.message())?;
+        client.on_server_final(last.as_bytes()).unwrap();
+        Ok(())
+    }
+
+    #[test]
+    fn both_sides_agree() {
+        assert_eq!(exchange("secret", "secret"), Ok(()));
+        assert_eq!(exchange("I\u{ad}X", "IX"), Ok(()));
+        assert_eq!(exchange("\u{7}", "\u{7}"), Ok(()));
+        assert_eq!(exchange("secret", "Secret"), Err(ScramError::Mismatch));
+        assert_eq!(exchange("", "secret"), Err(ScramError::Mismatch));
+    }
+
+    #[test]
+    fn challenges_that_do_not_hold() {
+        let salt = "s=MDEyMzQ1Njc4OWFiY2RlZg==";
+        let client = AwaitingChallenge::new("secret");
+        let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+        assert_eq!(ours.len(), 24);
+        assert!(matches!(
+            client.on_challenge(format!("r={ours},{salt},i=4096").as_bytes()),
+            Err(ScramClientError::NonceNotExtended)
+        ));
+        for challenge in [
+            "".to_owned(),
+            "r=".to_owned(),
+            "e=other-error".to_owned(),
+            format!("r=someone-elses,{salt},i=4096"),
+        ] {
+            let found = AwaitingChallenge::new("secret").on_challenge(challenge.as_bytes());
+            assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{challenge}");
+        }
+        for tail in ["i=4096", "s=!,i=1", "s=AA==,i=", "s=AA==,i=100001", "s=AA==,i=-1"] {
+            let client = AwaitingChallenge::new("secret");
+            let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+            let found = client.on_challenge(format!("r={ours}x,{tail}").as_bytes());
+            assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{tail}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_password_is_found_out() {
+        for last in [
+            "",
+            "e=other-error",
+            "v=",
+            "v=AAAA",
+            "x",
+            "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
+        ] {
+            let client = AwaitingChallenge::new("secret");
+            let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+            let client = client.on_challenge(format!("r={ours}x,s=AA==,i=1").as_bytes()).unwrap();
+            let found = client.on_server_final(last.as_bytes());
+            assert!(matches!(found, Err(ScramClientError::ServerSignature(_))), "{last}");
+        }
+    }
+}

@@ -134,3 +134,71 @@ fn prepare(password: &str) -> Cow<'_, str> {
         _ => Cow::Borrowed(password),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7677 section 3, and what PostgreSQL 15 itself made of passwords.
+    #[test]
+    fn derivation_is_the_standards() {
+        let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
+        let verifier = Verifier::derive("pencil", &salt, ITERATIONS);
+        assert_eq!(
+            verifier.to_text(),
+            "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU="
+        );
+        assert_eq!(Verifier::parse(&verifier.to_text()), Ok(verifier));
+    }
+
+    #[test]
+    fn passwords_are_prepared_as_postgresql_does() {
+        for (password, prepared) in [
+            ("pencil", "pencil"),
+            ("", ""),
+            ("I\u{ad}X", "IX"),
+            ("\u{2168}", "IX"),
+            ("\u{aa}", "a"),
+            ("a\u{a0}b", "a b"),
+            // Prohibited or empty after preparation: used as they are.
+            ("\u{7}", "\u{7}"),
+            ("\u{627}1", "\u{627}1"),
+            ("\u{ad}", "\u{ad}"),
+        ] {
+            assert_eq!(prepare(password), prepared, "{password:?}");
+        }
+    }
+
+    #[test]
+    fn texts_that_are_no_verifier() {
+        let good = Verifier::derive("x", b"salt", NonZeroU32::MIN).to_text();
+        assert!(Verifier::parse(&good).is_ok());
+        let (head, keys) = good.rsplit_once('$').unwrap();
+        for text in [
+            "",
+            "x",
+            "SCRAM-SHA-256",
+            "md5d41d8cd98f00b204e9800998ecf8427e",
+            "SCRAM-SHA-256$",
+            head,
+            &format!("{head}$"),
+            &format!("{head}$a:b"),
+            &format!("{head}${keys}x"),
+            &format!("{head}${}", keys.replace(':', ";")),
+            &format!("SCRAM-SHA-256$0:c2FsdA==${keys}"),
+            &format!("SCRAM-SHA-256$-1:c2FsdA==${keys}"),
+            &format!("SCRAM-SHA-256$4294967296:c2FsdA==${keys}"),
+            &format!("SCRAM-SHA-256$1:${keys}"),
+            &format!("SCRAM-SHA-256$1:!!!!${keys}"),
+            &format!("SCRAM-SHA-1$1:c2FsdA==${keys}"),
+        ] {
+            assert_eq!(Verifier::parse(text), Err(InvalidVerifier), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_do_not_show() {
+        let verifier = Verifier::derive("x", b"salt", NonZeroU32::MIN);
+        assert_eq!(format!("{verifier:?}"), "Verifier(SCRAM-SHA-256, 1 iterations)");
+    }
+}

@@ -121,3 +121,64 @@ pub fn authentication_sasl_final(out: &mut BytesMut, last: &[u8]) {
 pub fn authentication_ok(out: &mut BytesMut) {
     message(out, b'R', |body| body.put_u32(0));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authentication_requests() {
+        for (body, expected) in [
+            (&b"\0\0\0\0"[..], Some(Authentication::Ok)),
+            (b"\0\0\0\x03", Some(Authentication::CleartextPassword)),
+            (b"\0\0\0\x05salt", Some(Authentication::Md5Password(*b"salt"))),
+            (b"\0\0\0\x0aA\0B\0\0", Some(Authentication::Sasl(b"A\0B\0"))),
+            (b"\0\0\0\x0bx", Some(Authentication::SaslContinue(b"x"))),
+            (b"\0\0\0\x0c", Some(Authentication::SaslFinal(b""))),
+            (b"\0\0\0\x07", Some(Authentication::Other(7))),
+            (b"\0\0\0\0x", None),
+            (b"\0\0\0\x05sal", None),
+            (b"\0\0\0\x0aA", None),
+            (b"\0\0\0", None),
+        ] {
+            assert_eq!(Authentication::parse(body), expected, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn keys_have_the_length_of_their_version() {
+        for (secret, minor, fits) in [
+            (4, 0, true),
+            (3, 0, false),
+            (5, 0, false),
+            (32, 0, false),
+            (32, 2, true),
+            (256, 2, true),
+            (257, 2, false),
+            (0, 2, false),
+        ] {
+            let body = [&7i32.to_be_bytes()[..], &vec![1; secret]].concat();
+            assert_eq!(parse_key_data(&body, minor).is_some(), fits, "{secret} in 3.{minor}");
+        }
+        assert_eq!(parse_key_data(b"\0\0", 0), None);
+    }
+
+    #[test]
+    fn parameters_are_two_strings() {
+        assert_eq!(parse_parameter_status(b"a\0b\0"), Some((&b"a"[..], &b"b"[..])));
+        assert_eq!(parse_parameter_status(b"a\0\0"), Some((&b"a"[..], &b""[..])));
+        for body in [&b""[..], b"\0", b"a\0", b"a\0b", b"\0b\0", b"a\0b\0c\0"] {
+            assert_eq!(parse_parameter_status(body), None, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn negotiation() {
+        let mut out = BytesMut::new();
+        negotiate_protocol_version(&mut out, 2, &["_pq_.x".to_owned()]);
+        assert_eq!(&out[..], b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.x\0");
+        assert_eq!(parse_negotiated_minor(&out[5..]), Some(2));
+        assert_eq!(parse_negotiated_minor(b"\0\x02\0\0"), None);
+        assert_eq!(parse_negotiated_minor(b"\0\x03"), None);
+    }
+}

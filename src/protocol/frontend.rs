@@ -80,3 +80,51 @@ pub fn sasl_initial_response(out: &mut BytesMut, mechanism: &str, response: &[u8
 pub fn sasl_response(out: &mut BytesMut, response: &[u8]) {
     message(out, b'p', |body| body.put_slice(response));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::startup::{self, StartupPacket};
+
+    #[test]
+    fn sasl_initial_responses() {
+        let read = |body: &'static [u8]| SaslInitialResponse::parse(body);
+        let shape = |mechanism, response| Some(SaslInitialResponse { mechanism, response });
+        assert_eq!(read(b"M\0\0\0\0\x02ab"), shape(b"M", Some(&b"ab"[..])));
+        assert_eq!(read(b"M\0\0\0\0\0"), shape(b"M", Some(&b""[..])));
+        assert_eq!(read(b"\0\xff\xff\xff\xff"), shape(b"", None));
+        for body in [
+            &b""[..],
+            b"M",
+            b"M\0",
+            b"M\0\0\0\0",
+            b"M\0\0\0\0\x02a",
+            b"M\0\0\0\0\x02abc",
+            b"M\0\xff\xff\xff\xffa",
+            b"M\0\xff\xff\xff\xfe",
+            b"M\0\x7f\xff\xff\xffab",
+        ] {
+            assert_eq!(read(body), None, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_other_side_reads() {
+        let mut out = BytesMut::new();
+        startup(&mut out, 2, [("user", "app"), ("database", "shop")]);
+        let length = startup::body_length([out[0], out[1], out[2], out[3]], 10_000).unwrap();
+        assert_eq!(length, out.len() - 4);
+        let StartupPacket::Session(read) = startup::parse(&out[4..]).unwrap() else { panic!() };
+        assert_eq!((&*read.user, &*read.database, read.protocol.minor), ("app", "shop", 2));
+
+        out.clear();
+        cancel_request(&mut out, 7, b"secret");
+        let StartupPacket::Cancel(key) = startup::parse(&out[4..]).unwrap() else { panic!() };
+        assert_eq!((key.process_id, &key.secret[..]), (7, &b"secret"[..]));
+
+        out.clear();
+        sasl_initial_response(&mut out, "M", b"n,,n=,r=x");
+        let read = SaslInitialResponse::parse(&out[5..]).unwrap();
+        assert_eq!(read, SaslInitialResponse { mechanism: b"M", response: Some(b"n,,n=,r=x") });
+    }
+}
