@@ -1,1 +1,6 @@
-fn main() {}
+//! In-process tests: Causeway's rooms over loopback against a scripted PostgreSQL.
+
+mod fake;
+mod handshake;
+mod server_login;
+mod sockets;

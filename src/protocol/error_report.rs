@@ -66,6 +66,7 @@ impl ErrorReport {
     #[must_use]
     pub fn parse(body: &[u8]) -> Self {
         let mut report = Self::new("ERROR", "XX000", "");
+        let mut unlocalized = false;
         let mut rest = body;
         while let [field, tail @ ..] = rest {
             if *field == 0 {
@@ -74,7 +75,11 @@ impl ErrorReport {
             let end = memchr::memchr(0, tail).unwrap_or(tail.len());
             let text = || Cow::Owned(String::from_utf8_lossy(&tail[..end]).into_owned());
             match field {
-                b'V' => report.severity = text(),
+                b'V' => {
+                    report.severity = text();
+                    unlocalized = true;
+                }
+                b'S' if !unlocalized => report.severity = text(),
                 b'C' => report.sqlstate = text(),
                 b'M' => report.message = text(),
                 b'D' => report.detail = Some(text()),

@@ -1,0 +1,67 @@
+//! The way in for clients: real drivers, refusals, and everything that a client must not send.
+
+mod drivers;
+mod hostile;
+mod slow;
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use causeway::auth::Credentials;
+use causeway::auth::verifier::{ITERATIONS, Verifier};
+use causeway::client::{Entered, Entrance, HandshakeError, enter};
+use causeway::config::settings::{Limits, Secret, User, UserPassword};
+use causeway::net::Stream;
+use causeway::protocol::ErrorReport;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Far beyond what any step takes: only a hang reaches it.
+const HANG: Duration = Duration::from_secs(30);
+
+fn limits() -> Limits {
+    Limits {
+        clients: 100,
+        startup_timeout: Duration::from_secs(15),
+        startup_packet: 10_000,
+        message: 1 << 30,
+        pipeline: 1 << 20,
+        statement: 1 << 20,
+    }
+}
+
+/// `app` with a plain password, `kept` with a verifier of it, `none` with none.
+fn credentials() -> Credentials {
+    let user = |name: &str, password| User { name: name.to_owned(), password, pool_size: None };
+    let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS).to_text();
+    let users = [
+        user("app", Some(UserPassword::Plain(Secret::new("secret")))),
+        user("kept", Some(UserPassword::Verifier(Secret::new(verifier)))),
+        user("none", None),
+        user("unicode", Some(UserPassword::Plain(Secret::new("I\u{ad}X\u{a0}\u{2168}")))),
+    ];
+    Credentials::from_users(&users, None).unwrap()
+}
+
+type Outcome = Result<Entered, HandshakeError>;
+
+/// Runs [`enter`] on a task of its own, as the proxy does, over a TCP connection whose other end is
+/// returned.
+async fn entrance() -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
+    entrance_with(limits(), None).await
+}
+
+async fn entrance_with(
+    limits: Limits,
+    closed: Option<ErrorReport>,
+) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let task = tokio::spawn(async move {
+        let credentials = credentials();
+        let entrance =
+            Entrance { credentials: &credentials, limits: &limits, closed: closed.as_ref() };
+        enter(Stream::Tcp(stream), BytesMut::new(), entrance).await
+    });
+    (client, task)
+}
