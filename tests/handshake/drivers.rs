@@ -97,8 +97,8 @@ async fn when_closed_a_client_hears_why_before_it_is_asked_for_a_password() {
 #[tokio::test]
 async fn an_offer_of_encryption_is_declined_and_the_login_goes_on() {
     let (mut client, task) = entrance().await;
-    for code in [5679u16, 5680] {
-        client.write_all(&[0, 0, 0, 8, 4, 210, (code >> 8) as u8, code as u8]).await.unwrap();
+    for request in [&b"\0\0\0\x08\x04\xd2\x16\x2f"[..], b"\0\0\0\x08\x04\xd2\x16\x30"] {
+        client.write_all(request).await.unwrap();
         assert_eq!(client.read_u8().await.unwrap(), b'N');
     }
     let config = config("app", "secret");

@@ -493,7 +493,7 @@ async fn what_is_odd_but_right_is_let_in() {
         ("first asked, then answered", session_packet(&["user", "app"]), true, b"", 4096, 0),
         ("a query behind the login", session_packet(&["user", "app"]), false, &query, 4096, 0),
         ("protocol 3.1", packet(3 << 16 | 1, &["user", "app"]), false, b"", 4096, 0),
-        ("protocol 3.9999", packet(3 << 16 | 9999, &["user", "app"]), false, b"", 4096, 2),
+        ("protocol 3.9999", packet(0x0003_270F, &["user", "app"]), false, b"", 4096, 2),
         ("protocol options", session_packet(&["user", "app", "_pq_.x", "1"]), false, b"", 4096, 0),
         ("a long parameter", session_packet(&["user", "app", "x", &long]), false, b"", 4096, 0),
         (
@@ -517,7 +517,7 @@ async fn what_is_odd_but_right_is_let_in() {
 #[tokio::test]
 async fn newer_versions_and_options_are_negotiated() {
     for (startup, expected) in [
-        (packet(3 << 16 | 9999, &["user", "app"]), &b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"[..]),
+        (packet(0x0003_270F, &["user", "app"]), &b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0"[..]),
         (
             packet(3 << 16, &["user", "app", "_pq_.x", "1"]),
             b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0",

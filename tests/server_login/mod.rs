@@ -98,6 +98,7 @@ fn without_sqlstate(body: &[u8]) -> Vec<u8> {
 }
 
 /// What a server says after the start-up packet, and what it must be taken for.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn lies() -> Vec<(&'static str, Vec<u8>, Expected)> {
     use ConnectError::{Protocol, Refused, Unreachable, UnsupportedAuthentication};
     let challenge =
@@ -445,7 +446,7 @@ async fn a_node_that_is_not_there() {
 
 #[tokio::test]
 async fn a_cancel_waits_until_the_server_has_closed() {
-    let (heard, mut hears) = mpsc::unbounded_channel();
+    let (heard, mut cancelled) = mpsc::unbounded_channel();
     let server = FakeServer::start(move |mut peer: Peer| {
         let heard = heard.clone();
         async move {
@@ -457,7 +458,8 @@ async fn a_cancel_waits_until_the_server_has_closed() {
     })
     .await;
     cancel(&server.address, 4711, b"key!", PATIENCE).await.unwrap();
-    let (process_id, secret) = hears.try_recv().expect("cancel returned before the server closed");
+    let (process_id, secret) =
+        cancelled.try_recv().expect("cancel returned before the server closed");
     assert_eq!((process_id, &secret[..]), (4711, &b"key!"[..]));
     assert_eq!(server.accepted(), 1);
 }
