@@ -1,7 +1,6 @@
 //! What the tests share: the proxy as a child process, one cluster for those that break nothing, a
 //! database for each, and what the nodes themselves say they served.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway::cli::demo::cluster::{APP, Cluster, ClusterOptions, Node, free_ports, signal};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use causeway::cli::demo::scrape::{self, Scrape};
 use tokio_postgres::{Client, Config, NoTls};
 
 /// How long anything may take that should happen soon: generous, the machine may be busy.
@@ -83,8 +82,9 @@ impl Proxy {
     pub async fn start(cluster: &Cluster, options: &ProxyOptions) -> Self {
         let mut proxy = Self::spawn(cluster, options);
         proxy.await_ready().await;
-        let running = cluster.nodes().iter().filter(|node| node.is_running()).count();
-        await_until("every node is up", async || proxy.nodes_up().await == running).await;
+        for node in cluster.nodes().iter().filter(|node| node.is_running()) {
+            proxy.await_state(node, "up").await;
+        }
         proxy
     }
 
@@ -155,36 +155,20 @@ impl Proxy {
 
     /// Status and body of a GET, or nothing where nobody listens.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = tokio::net::TcpStream::connect(self.http).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: causeway\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, body.to_owned()))
+        scrape::get(self.http, path).await.ok()
     }
 
-    /// Every sample of `/metrics` as its name with labels, and its value.
-    pub async fn metrics(&self) -> Vec<(String, f64)> {
-        let (_, body) = self.get("/metrics").await.unwrap_or_default();
-        let samples = body.lines().filter(|line| !line.starts_with('#'));
-        samples
-            .filter_map(|line| {
-                let (name, value) = line.rsplit_once(' ')?;
-                Some((name.to_owned(), value.parse().ok()?))
-            })
-            .collect()
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> Scrape {
+        Scrape::fetch(self.http).await.unwrap_or_default()
     }
 
-    /// The sum of the samples whose name starts so and whose labels hold all of these.
-    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let samples = self.metrics().await;
-        let of_name = samples.iter().filter(|(sample, _)| {
-            sample.split('{').next() == Some(name)
-                && labels.iter().all(|label| sample.contains(label))
-        });
-        of_name.map(|(_, value)| value).sum()
+    /// The sum of the samples with this name and, if given, of this node.
+    pub async fn metric(&self, name: &str, node: Option<&Node>) -> f64 {
+        let address = node.map(Node::address).unwrap_or_default();
+        let labels = [("node", address.as_str())];
+        let labels = if node.is_some() { &labels[..] } else { &[] };
+        self.metrics().await.sum(name, labels).unwrap_or_default()
     }
 
     pub fn signal(&self, name: &str) {
@@ -210,23 +194,16 @@ impl Proxy {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// The state of each node as the proxy sees it (`up`, `ejected`, `down`, `banned`), by address.
-    pub async fn states(&self) -> HashMap<String, String> {
-        let samples = self.metrics().await;
-        let states = samples.iter().filter(|(name, value)| {
-            name.starts_with("causeway_node_state{") && (*value - 1.0).abs() < f64::EPSILON
-        });
-        states.map(|(name, _)| (label(name, "node"), label(name, "state"))).collect()
-    }
-
-    async fn nodes_up(&self) -> usize {
-        self.states().await.values().filter(|state| *state == "up").count()
+    /// How the proxy sees this node: `up`, `ejected`, `down`, `banned`.
+    pub async fn state(&self, node: &Node) -> Option<String> {
+        let (metrics, address) = (self.metrics().await, node.address());
+        metrics.which("causeway_node_state", &[("node", &address)], "state").map(str::to_owned)
     }
 
     /// Waits until the proxy says this of the node.
     pub async fn await_state(&self, node: &Node, state: &str) {
         await_until(&format!("{} is {state}", node.name()), async || {
-            self.states().await.get(&node.address()).is_some_and(|have| have == state)
+            self.state(node).await.as_deref() == Some(state)
         })
         .await;
     }
@@ -242,12 +219,6 @@ impl Drop for Proxy {
             assert!(!self.log().contains("panicked"), "the proxy panicked:\n{}", self.log());
         }
     }
-}
-
-/// The value of a label in a sample's name.
-fn label(sample: &str, name: &str) -> String {
-    let value = sample.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
-    value.split('"').next().unwrap_or_default().to_owned()
 }
 
 /// Waits until the condition holds; fails after [`SOON`].

@@ -58,8 +58,11 @@ need_postgres() {
 
 # The oracle of the routing tests is PostgreSQL's own grammar, whose bindings are made by libclang.
 need_libclang() {
-    ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib/libclang*.so* \
-        /usr/lib64/libclang*.so* >/dev/null 2>&1 || install libclang-dev
+    for path in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib/libclang*.so* \
+        /usr/lib64/libclang*.so*; do
+        if [ -e "$path" ]; then return; fi
+    done
+    install libclang-dev
 }
 
 need_drivers() {
