@@ -43,8 +43,11 @@ pub struct NodeView {
     pub role: Role,
     /// What Causeway makes of it.
     pub state: NodeState,
+    /// The settings name it no longer: it only keeps its number taken.
+    pub removed: bool,
     /// Raised whenever servers opened before must not be used again: the node restarted, changed
-    /// its role or timeline, or became unreachable. A server carries the epoch it was opened in.
+    /// its role or timeline, or was removed. A node out of reach keeps its epoch until it answers:
+    /// only then is it known whether it lives on. A server carries the epoch it was opened in.
     pub epoch: u64,
     /// Replayed position on a replica, insert position on the primary.
     pub position: Lsn,
@@ -82,7 +85,40 @@ pub enum NodeState {
     Banned,
 }
 
+impl Role {
+    /// The word for it in labels and tables.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+impl NodeState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Ejected, Self::Down, Self::Banned];
+
+    /// The word for it in labels and tables.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected => "ejected",
+            Self::Down => "down",
+            Self::Banned => "banned",
+        }
+    }
+}
+
 impl Topology {
+    /// The nodes that the settings name.
+    pub fn served(&self) -> impl Iterator<Item = &NodeView> {
+        self.nodes.iter().filter(|node| !node.removed)
+    }
+
     /// The node of that number. Every [`NodeId`] that exists has one.
     #[must_use]
     pub fn node(&self, id: NodeId) -> &NodeView {

@@ -95,7 +95,7 @@ pub struct Node {
 }
 
 /// `[monitor]`: how nodes are looked at, and when a replica is ejected.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitor {
     /// Role that the probes, the catalog loads and the look-ups log in as.
     pub user: String,

@@ -1,0 +1,582 @@
+//! Judges the nodes from samples: which is the primary, which replicas may serve.
+//!
+//! Pure: samples and failures go in with the time, changes and a [`Topology`] come out. No socket, no
+//! clock. The rules (semantics.md sections 2 and 5):
+//!
+//! - Nothing is judged before every node was heard of once, so that one foreign node that answers first
+//!   is not taken for the cluster. The cluster is then the system identifier that most nodes have.
+//! - The primary is the one node out of recovery on the highest timeline, which is at least the one
+//!   known. Two on one timeline: none is. It is the primary no longer as soon as it is out of reach.
+//! - A replica is ejected when the primary left its replayed position longer than `max_lag` ago, and
+//!   comes back after `readmit_after` samples in a row under `readmit_lag`. Time runs on while nobody
+//!   answers: silence ejects.
+//! - While there is no primary, the furthest replica stands for it: whoever has replayed all that is
+//!   known of is as fresh as can be known and goes on serving. One that lagged when the primary died
+//!   goes on lagging, for the primary's last position stays in the history.
+//! - Positions compare only within one history. A replica past the primary has another one. After a
+//!   promotion a replica must be seen on the new timeline, or exactly where the new primary was past
+//!   the switch (a role without `pg_read_all_stats` cannot see the timeline of a stream).
+//!
+//! Lag is measured to the primary's flush position: what is not flushed was not acknowledged (save
+//! under `synchronous_commit = off`, within three `wal_writer_delay`) and cannot reach a replica.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::history::History;
+use super::verdict::{Change, Standing, Why};
+use super::{Lsn, NodeId, NodeState, NodeView, Role, Topology};
+use crate::config::settings::{self, Address};
+
+/// When a replica is ejected and readmitted: a part of `[monitor]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Time between two samples of one node.
+    pub interval: Duration,
+    /// Ejected beyond.
+    pub max_lag: Duration,
+    /// Ejected beyond, in bytes.
+    pub max_lag_bytes: Option<u64>,
+    /// Readmitted below.
+    pub readmit_lag: Duration,
+    /// After so many samples.
+    pub readmit_after: u32,
+}
+
+impl From<&settings::Monitor> for Limits {
+    fn from(monitor: &settings::Monitor) -> Self {
+        Self {
+            interval: monitor.interval,
+            max_lag: monitor.max_lag,
+            max_lag_bytes: monitor.max_lag_bytes,
+            // A replica that has replayed all that is known shows the age of the primary's last
+            // sample: under two intervals nobody can be told apart from it.
+            readmit_lag: monitor.readmit_lag.max(2 * monitor.interval),
+            readmit_after: monitor.readmit_after,
+        }
+    }
+}
+
+impl Limits {
+    /// A node whose last good sample is older is down.
+    fn silence(&self) -> Duration {
+        self.max_lag.max(3 * self.interval)
+    }
+}
+
+/// What a node said of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// In recovery or not.
+    pub role: Role,
+    /// `pg_control_system().system_identifier`.
+    pub system_identifier: u64,
+    /// The timeline that it writes, or was last seen to follow.
+    pub timeline: u32,
+    /// Whether `timeline` is the current one, or only one that it has reached.
+    pub timeline_exact: bool,
+    /// Replica: replayed. Primary: flushed.
+    pub position: Lsn,
+    /// Primary: inserted. Replica: as `position`.
+    pub inserted: Lsn,
+    /// When the postmaster started, in microseconds: tells one life of a node from the next.
+    pub life: i64,
+    /// `server_version_num`.
+    pub server_version_num: u32,
+    /// When it was asked.
+    pub sent: Instant,
+    /// When it had answered.
+    pub received: Instant,
+}
+
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, not one state")]
+struct Node {
+    id: NodeId,
+    name: Arc<str>,
+    address: Address,
+    weight: u32,
+    zone: Option<Arc<str>>,
+    removed: bool,
+    /// Whether it answered or failed to since it was added.
+    heard: bool,
+    sample: Option<Sample>,
+    unreachable: Option<Why>,
+    state: NodeState,
+    epoch: u64,
+    /// Not yet judged by its lag: the first good sample admits it.
+    fresh: bool,
+    streak: u32,
+    diverged: bool,
+    /// The timeline that it was proved to follow by standing where the primary stood.
+    followed: Option<u32>,
+}
+
+impl Node {
+    fn reached(&self) -> Option<&Sample> {
+        self.sample.as_ref().filter(|_| self.unreachable.is_none() && !self.removed)
+    }
+
+    fn role(&self) -> Role {
+        self.sample.as_ref().map_or(Role::Unknown, |sample| sample.role)
+    }
+}
+
+/// What is known of all nodes, and what follows from it.
+#[derive(Debug)]
+pub struct Judge {
+    limits: Limits,
+    nodes: Vec<Node>,
+    history: History,
+    system_identifier: Option<u64>,
+    timeline: Option<u32>,
+    /// Where the primary was first seen on its timeline.
+    timeline_start: Lsn,
+    primary: Option<NodeId>,
+    /// The last node that was the primary, also while it is out of reach.
+    last_primary: Option<NodeId>,
+    version: u64,
+}
+
+type Verdict = (NodeState, Option<Why>);
+
+impl Judge {
+    /// Knows no node yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            nodes: Vec::new(),
+            history: History::default(),
+            system_identifier: None,
+            timeline: None,
+            timeline_start: Lsn(0),
+            primary: None,
+            last_primary: None,
+            version: 0,
+        }
+    }
+
+    /// Judges by other limits from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Adds a node under a number that was never given before. `None` after 65,536 of them.
+    pub fn add(&mut self, node: &settings::Node) -> Option<NodeId> {
+        let id = NodeId(u16::try_from(self.nodes.len()).ok()?);
+        self.nodes.push(Node {
+            id,
+            name: Arc::clone(&node.name),
+            address: node.address.clone(),
+            weight: node.weight,
+            zone: node.zone.clone(),
+            removed: false,
+            heard: false,
+            sample: None,
+            unreachable: None,
+            state: NodeState::Down,
+            epoch: 1,
+            fresh: true,
+            streak: 0,
+            diverged: false,
+            followed: None,
+        });
+        self.version += 1;
+        Some(id)
+    }
+
+    /// The node of that name and address, if it is served.
+    #[must_use]
+    pub fn find(&self, node: &settings::Node) -> Option<NodeId> {
+        let same =
+            |have: &&Node| !have.removed && have.name == node.name && have.address == node.address;
+        self.nodes.iter().find(same).map(|have| have.id)
+    }
+
+    /// Every node that is served, with its name.
+    #[must_use]
+    pub fn served(&self) -> Vec<(NodeId, Arc<str>)> {
+        let served = self.nodes.iter().filter(|node| !node.removed);
+        served.map(|node| (node.id, Arc::clone(&node.name))).collect()
+    }
+
+    /// Takes over what may change of a node while it is served.
+    pub fn update(&mut self, id: NodeId, node: &settings::Node) {
+        let have = &mut self.nodes[usize::from(id.0)];
+        if have.weight != node.weight || have.zone != node.zone {
+            have.weight = node.weight;
+            have.zone.clone_from(&node.zone);
+            self.version += 1;
+        }
+    }
+
+    /// Serves a node no longer; its number stays taken.
+    pub fn remove(&mut self, id: NodeId, now: Instant) -> Vec<Change> {
+        let node = &mut self.nodes[usize::from(id.0)];
+        node.removed = true;
+        node.epoch += 1;
+        node.unreachable = Some(Why::Removed);
+        if self.last_primary == Some(id) {
+            self.last_primary = None;
+        }
+        self.settle(now, None)
+    }
+
+    /// A node answered.
+    pub fn on_sample(&mut self, id: NodeId, sample: Sample, now: Instant) -> Vec<Change> {
+        let node = &mut self.nodes[usize::from(id.0)];
+        if node.removed {
+            return Vec::new();
+        }
+        let mut changes = Vec::new();
+        if let Some(last) = &node.sample {
+            let restarted = last.life != sample.life;
+            let switched =
+                last.timeline != sample.timeline && last.timeline_exact && sample.timeline_exact;
+            if restarted || switched || last.role != sample.role {
+                node.epoch += 1;
+                self.version += 1;
+            }
+            if restarted {
+                node.diverged = false;
+                node.followed = None;
+            }
+            if restarted && last.role == sample.role && node.unreachable.is_none() {
+                let name = Arc::clone(&node.name);
+                let standing = match self.primary {
+                    Some(primary) if primary == id => Standing::Primary,
+                    _ => Standing::Node(node.state),
+                };
+                let was = node.state;
+                changes.push(Change { node: id, name, was, now: standing, why: Why::Restarted });
+            }
+        }
+        node.heard = true;
+        node.unreachable = None;
+        node.sample = Some(sample);
+        changes.extend(self.settle(now, Some(id)));
+        changes
+    }
+
+    /// A node failed to answer, twice.
+    pub fn on_failure(&mut self, id: NodeId, error: String, now: Instant) -> Vec<Change> {
+        let node = &mut self.nodes[usize::from(id.0)];
+        if node.removed {
+            return Vec::new();
+        }
+        node.heard = true;
+        node.unreachable = Some(Why::Unreachable { error });
+        self.settle(now, None)
+    }
+
+    /// Time passed.
+    pub fn on_tick(&mut self, now: Instant) -> Vec<Change> {
+        self.settle(now, None)
+    }
+
+    /// Whether every node was heard of, so that the rest of the answers mean something.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.nodes.iter().all(|node| node.heard || node.removed)
+    }
+
+    /// Judges everything anew. `sampled` is the node whose sample this follows on.
+    fn settle(&mut self, now: Instant, sampled: Option<NodeId>) -> Vec<Change> {
+        if self.system_identifier.is_none() {
+            self.system_identifier = self.settled().then(|| self.most_common_system()).flatten();
+        }
+        let Some(ours) = self.system_identifier else { return Vec::new() };
+        self.note_silence(now);
+        let elected = self.elect(ours);
+        let mut changes = Vec::new();
+        self.feed_history(elected, ours, &mut changes);
+        for index in 0..self.nodes.len() {
+            self.note_history(index, elected);
+            let (state, why) = self.verdict(index, elected, ours, sampled, now);
+            self.enter(index, state, why, elected, &mut changes);
+        }
+        if self.primary != elected {
+            self.primary = elected;
+            self.version += 1;
+        }
+        if changes.iter().any(|change| matches!(change.now, Standing::Node(_))) {
+            self.version += 1;
+        }
+        changes
+    }
+
+    /// The system identifier that most nodes have; of several, that of the first node.
+    fn most_common_system(&self) -> Option<u64> {
+        let systems: Vec<u64> = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.reached().map(|sample| sample.system_identifier))
+            .collect();
+        let count = |system: &u64| systems.iter().filter(|other| *other == system).count();
+        // `max_by_key` takes the last of equals, hence the `rev`.
+        systems.iter().rev().max_by_key(|system| count(system)).copied()
+    }
+
+    fn note_silence(&mut self, now: Instant) {
+        let limit = self.limits.silence();
+        for node in &mut self.nodes {
+            let age = node.reached().map(|sample| now.saturating_duration_since(sample.received));
+            if let Some(age) = age.filter(|age| *age > limit) {
+                node.unreachable = Some(Why::Silent { age });
+            }
+        }
+    }
+
+    fn candidates(&self, ours: u64) -> impl Iterator<Item = (NodeId, &Sample)> {
+        self.nodes.iter().filter_map(move |node| {
+            let sample = node.reached()?;
+            let candidate = sample.role == Role::Primary && sample.system_identifier == ours;
+            candidate.then_some((node.id, sample))
+        })
+    }
+
+    /// The node that is the primary by what is known now.
+    fn elect(&self, ours: u64) -> Option<NodeId> {
+        let highest = self.candidates(ours).map(|(_, sample)| sample.timeline).max()?;
+        if self.timeline.is_some_and(|known| known > highest) {
+            return None;
+        }
+        let mut top = self.candidates(ours).filter(|(_, sample)| sample.timeline == highest);
+        let (candidate, _) = top.next()?;
+        if top.next().is_some() {
+            return None;
+        }
+        // The timeline's own primary is out of reach, and has not been seen in recovery since.
+        let usurps = self.timeline == Some(highest)
+            && self.last_primary.is_some_and(|last| {
+                last != candidate && self.nodes[usize::from(last.0)].role() == Role::Primary
+            });
+        (!usurps).then_some(candidate)
+    }
+
+    /// Notes where the primary is; without one, where the furthest replica is.
+    fn feed_history(&mut self, elected: Option<NodeId>, ours: u64, changes: &mut Vec<Change>) {
+        let Some(id) = elected else {
+            for node in &self.nodes {
+                let replica = node.reached().filter(|sample| {
+                    sample.role == Role::Replica
+                        && sample.system_identifier == ours
+                        && !node.diverged
+                        && self.history.newest().is_none_or(|newest| sample.position >= newest)
+                });
+                if let Some(sample) = replica {
+                    self.history.push(sample.position, sample.sent);
+                }
+            }
+            return;
+        };
+        let node = &mut self.nodes[usize::from(id.0)];
+        let Some(sample) = &node.sample else { return };
+        let lost = self.history.newest().map_or(0, |newest| newest.bytes_past(sample.position));
+        let timeline = sample.timeline;
+        if self.timeline != Some(timeline) {
+            self.timeline = Some(timeline);
+            self.timeline_start = sample.position;
+            self.version += 1;
+        }
+        let new = self.primary != elected;
+        if new {
+            let was = node.state;
+            let lost_bytes = if self.last_primary == elected { 0 } else { lost };
+            let why = Why::Elected { timeline, lost_bytes };
+            let name = Arc::clone(&node.name);
+            changes.push(Change { node: id, name, was, now: Standing::Primary, why });
+        }
+        self.history.push(sample.position, sample.sent);
+        self.last_primary = elected;
+        if new {
+            // Who had diverged from another primary is looked at anew.
+            self.nodes.iter_mut().for_each(|node| node.diverged = false);
+        }
+    }
+
+    /// Notes what a replica's position proves about its history.
+    fn note_history(&mut self, index: usize, elected: Option<NodeId>) {
+        let Some(primary) = elected
+            .filter(|id| usize::from(id.0) != index)
+            .and_then(|id| self.nodes[usize::from(id.0)].sample.clone())
+        else {
+            return;
+        };
+        let node = &mut self.nodes[index];
+        let Some(sample) = node.sample.as_ref().filter(|sample| sample.role == Role::Replica)
+        else {
+            return;
+        };
+        if sample.received < primary.sent && sample.position > primary.inserted {
+            node.diverged = true;
+        }
+        if self.history.was_at(sample.position, self.timeline_start) {
+            node.followed = Some(primary.timeline);
+        }
+    }
+
+    fn verdict(
+        &mut self,
+        index: usize,
+        elected: Option<NodeId>,
+        ours: u64,
+        sampled: Option<NodeId>,
+        now: Instant,
+    ) -> Verdict {
+        let node = &self.nodes[index];
+        if let Some(why) = &node.unreachable {
+            return (NodeState::Down, Some(why.clone()));
+        }
+        let Some(sample) = &node.sample else { return (NodeState::Down, None) };
+        if elected == Some(node.id) {
+            return (NodeState::Up, None);
+        }
+        if let Some(why) = self.history_of(node, sample, ours) {
+            return (NodeState::Banned, Some(why));
+        }
+        let behind = self.behind(sample, self.limits.max_lag, now);
+        let returning = self.behind(sample, self.limits.readmit_lag, now);
+        let lag = self.history.lag(sample.position, now).unwrap_or_default();
+        let id = node.id;
+        let node = &mut self.nodes[index];
+        if sampled == Some(id) {
+            node.streak = if returning.is_none() { node.streak.saturating_add(1) } else { 0 };
+        }
+        match behind {
+            Some(why) => {
+                node.fresh &= matches!(why, Why::LagUnknown { .. });
+                node.streak = 0;
+                (NodeState::Ejected, Some(why))
+            }
+            // Up as the primary that it was is not up as a replica.
+            None if node.state == NodeState::Up && self.primary != Some(id) => {
+                (NodeState::Up, None)
+            }
+            None if node.fresh => (NodeState::Up, Some(Why::FirstSample { lag })),
+            None if node.streak >= self.limits.readmit_after => {
+                (NodeState::Up, Some(Why::CaughtUp { lag, samples: node.streak }))
+            }
+            None => (NodeState::Ejected, Some(Why::Returning { role: node.role() })),
+        }
+    }
+
+    /// Why a node that is not the primary is not of its history.
+    fn history_of(&self, node: &Node, sample: &Sample, ours: u64) -> Option<Why> {
+        if sample.system_identifier != ours {
+            return Some(Why::OtherSystem { theirs: sample.system_identifier, ours });
+        }
+        let theirs = sample.timeline;
+        if sample.role == Role::Primary {
+            return Some(match self.timeline.filter(|known| *known > theirs) {
+                Some(ours) => Why::FormerPrimary { theirs, ours },
+                None => Why::TwoPrimaries { timeline: theirs },
+            });
+        }
+        if node.diverged {
+            return Some(Why::Diverged);
+        }
+        let ours = self.timeline.filter(|ours| *ours != theirs)?;
+        let follows = theirs < ours && !sample.timeline_exact && node.followed == Some(ours);
+        (!follows).then_some(Why::OtherTimeline { theirs, ours })
+    }
+
+    /// Why a replica is too far behind for `limit`.
+    fn behind(&self, sample: &Sample, limit: Duration, now: Instant) -> Option<Why> {
+        let bytes = self.lag_bytes(sample.position);
+        if let Some(limit) = self.limits.max_lag_bytes.filter(|limit| bytes > *limit) {
+            return Some(Why::LagBytes { bytes, limit });
+        }
+        if bytes == 0 {
+            return None;
+        }
+        match self.history.lag(sample.position, now) {
+            None => Some(Why::LagUnknown { bytes }),
+            Some(lag) if lag > limit => Some(Why::Lag { lag, bytes, limit }),
+            Some(_) => None,
+        }
+    }
+
+    fn lag_bytes(&self, position: Lsn) -> u64 {
+        self.history.newest().map_or(0, |newest| newest.bytes_past(position))
+    }
+
+    /// Puts a node into a state and notes the change, if it is one.
+    fn enter(
+        &mut self,
+        index: usize,
+        state: NodeState,
+        why: Option<Why>,
+        elected: Option<NodeId>,
+        changes: &mut Vec<Change>,
+    ) {
+        let node = &mut self.nodes[index];
+        let (was, first) = (node.state, node.fresh);
+        node.state = state;
+        if matches!(state, NodeState::Down | NodeState::Banned) {
+            node.streak = 0;
+        }
+        if state != NodeState::Ejected && (why.is_some() || state == NodeState::Up) {
+            node.fresh = false;
+        }
+        let quiet = match &why {
+            // Not yet comparable, as anybody is at first.
+            Some(Why::LagUnknown { .. }) if first => true,
+            // Down is also where a node starts that was not heard of yet.
+            Some(_) => was == state && !(first && state == NodeState::Down),
+            None => true,
+        };
+        let Some(why) = why.filter(|_| !quiet) else { return };
+        let (id, name) = (node.id, Arc::clone(&node.name));
+        let lost_primary = self.primary == Some(id) && elected.is_none();
+        let (now, why) = match (state, why) {
+            (NodeState::Ejected, _) if lost_primary => (Standing::NoPrimary, Why::InRecovery),
+            (_, why) if lost_primary => (Standing::NoPrimary, why),
+            (NodeState::Ejected, _) if was == NodeState::Down && !first => {
+                (Standing::Node(state), Why::Returning { role: node.role() })
+            }
+            (_, why) => (Standing::Node(state), why),
+        };
+        changes.push(Change { node: id, name, was, now, why });
+    }
+
+    /// The picture for everybody else.
+    #[must_use]
+    pub fn topology(&self, now: Instant) -> Topology {
+        let view = |node: &Node| {
+            let position = node.sample.as_ref().map_or(Lsn(0), |sample| sample.inserted);
+            let is_primary = self.primary == Some(node.id);
+            let judged = node.sample.as_ref().filter(|_| !is_primary);
+            NodeView {
+                id: node.id,
+                name: Arc::clone(&node.name),
+                address: node.address.clone(),
+                weight: node.weight,
+                zone: node.zone.clone(),
+                role: if node.removed { Role::Unknown } else { node.role() },
+                state: node.state,
+                removed: node.removed,
+                epoch: node.epoch,
+                position,
+                lag_bytes: judged.map_or(0, |sample| self.lag_bytes(sample.position)),
+                lag: match judged {
+                    None => is_primary.then_some(Duration::ZERO),
+                    Some(sample) => self.history.lag(sample.position, now),
+                },
+                sampled_at: node.sample.as_ref().map(|sample| sample.received),
+                server_version_num: node.sample.as_ref().map(|sample| sample.server_version_num),
+            }
+        };
+        Topology {
+            version: self.version,
+            primary: self.primary,
+            system_identifier: self.system_identifier,
+            timeline: self.timeline,
+            nodes: self.nodes.iter().map(view).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

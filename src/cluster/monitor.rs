@@ -1,0 +1,424 @@
+//! The tasks that look at the nodes, and the handle through which everybody sees the result.
+//!
+//! One task per node, with one async fn per state ([`answering`], [`silent`]); one more that lets
+//! time pass, so that silence is noticed whoever else is silent. All judge under one short lock and
+//! swap one snapshot; readers take no lock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::judge::{Judge, Limits, Sample};
+use super::probe::{Probe, ProbeError};
+use super::verdict::{Change, Standing};
+use super::{NodeId, NodeState, Role, Topology};
+use crate::config::settings::{Monitor, Node, Settings};
+use crate::telemetry::{CounterFamily, HistogramFamily, Kind, Registry};
+
+/// The cluster as seen from here. Clones are one cluster; the tasks end when the last is dropped or
+/// [`Cluster::stop`] is called.
+#[derive(Debug, Clone)]
+pub struct Cluster(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    topology: ArcSwap<Topology>,
+    judge: Mutex<Judge>,
+    watched: Mutex<Watched>,
+    /// The topology's version.
+    changed: watch::Sender<u64>,
+    ejections: CounterFamily,
+    probes: HistogramFamily,
+    failures: CounterFamily,
+    /// Whether the first verdict without a primary was told.
+    told: std::sync::atomic::AtomicBool,
+}
+
+/// The tasks that run.
+#[derive(Debug, Default)]
+struct Watched {
+    monitor: Option<Monitor>,
+    stop: CancellationToken,
+    nodes: Vec<(NodeId, Arc<Notify>, CancellationToken)>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Cluster {
+    /// Starts to look at the nodes. To be called within a Tokio runtime, whose threads should not be
+    /// those of the workers: a busy worker must not look like a slow node.
+    #[must_use]
+    pub fn start(settings: &Settings, registry: &Registry) -> Self {
+        let judge = Judge::new(Limits::from(&settings.monitor));
+        let topology = judge.topology(Instant::now());
+        let shared = Shared {
+            topology: ArcSwap::from_pointee(topology),
+            judge: Mutex::new(judge),
+            watched: Mutex::default(),
+            changed: watch::Sender::new(0),
+            ejections: registry.counters(
+                "causeway_ejections",
+                "Times that a replica left the rotation",
+                &["node"],
+            ),
+            probes: registry.histograms(
+                "causeway_probe_seconds",
+                "Time that a look at a node took",
+                &["node"],
+            ),
+            failures: registry.counters(
+                "causeway_probe_failures",
+                "Looks at a node that failed",
+                &["node"],
+            ),
+            told: std::sync::atomic::AtomicBool::new(false),
+        };
+        let cluster = Self(Arc::new(shared));
+        cluster.register(registry);
+        cluster.apply(settings);
+        cluster
+    }
+
+    /// The newest snapshot, to keep as long as is needed.
+    #[must_use]
+    pub fn topology(&self) -> Arc<Topology> {
+        self.0.topology.load_full()
+    }
+
+    /// The newest snapshot without touching its reference count; not to be held across an await.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Topology>> {
+        self.0.topology.load()
+    }
+
+    /// Says when a role, a state, a life or the set of nodes changed: the value is
+    /// [`Topology::version`].
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Waits until `wanted` holds of the topology, and gives the one of which it did.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn wait_until(&self, mut wanted: impl FnMut(&Topology) -> bool) -> Arc<Topology> {
+        let mut changed = self.changed();
+        loop {
+            changed.borrow_and_update();
+            let topology = self.topology();
+            if wanted(&topology) {
+                return topology;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// A session could not connect, or lost a server that it had opened in this epoch: have a look
+    /// at once instead of at the next interval. Cheap, and may be called by all sessions together.
+    pub fn report_failure(&self, node: NodeId, epoch: u64) {
+        let topology = self.load();
+        let Some(view) = topology.nodes.get(usize::from(node.0)) else { return };
+        if view.epoch != epoch || view.state == NodeState::Down {
+            return;
+        }
+        let watched = self.0.watched.lock();
+        if let Some((_, look, _)) = watched.nodes.iter().find(|(id, _, _)| *id == node) {
+            look.notify_one();
+        }
+    }
+
+    /// Takes over new settings: adds and removes nodes, and judges by the new limits. Nodes that stay
+    /// keep their number and state. To be called within the runtime of [`Cluster::start`].
+    pub fn apply(&self, settings: &Settings) {
+        let now = Instant::now();
+        let mut changes = Vec::new();
+        let mut wanted: Vec<(NodeId, Node)> = Vec::new();
+        {
+            let mut judge = self.0.judge.lock();
+            judge.set_limits(Limits::from(&settings.monitor));
+            for node in &settings.nodes {
+                let Some(id) = judge.find(node).or_else(|| judge.add(node)) else {
+                    tracing::error!("no numbers left for node {}: restart causeway", node.name);
+                    continue;
+                };
+                judge.update(id, node);
+                // Shown from the start, at zero.
+                let _ = self.0.ejections.with(&[&node.name]);
+                let _ = self.0.failures.with(&[&node.name]);
+                wanted.push((id, node.clone()));
+            }
+            for (id, name) in judge.served() {
+                if !wanted.iter().any(|(wanted, _)| *wanted == id) {
+                    changes.extend(judge.remove(id, now));
+                    self.0.forget(&name);
+                }
+            }
+            self.0.publish(&judge, now, &changes);
+        }
+        let mut watched = self.0.watched.lock();
+        if watched.monitor.as_ref() != Some(&settings.monitor) {
+            *watched = Watched::default();
+            watched.monitor = Some(settings.monitor.clone());
+            let ticks = tick(Arc::downgrade(&self.0), settings.monitor.interval);
+            tokio::spawn(watched.stop.clone().run_until_cancelled_owned(ticks));
+        }
+        watched.nodes.retain(|(id, _, stop)| {
+            let stays = wanted.iter().any(|(wanted, _)| wanted == id);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+        for (id, node) in wanted {
+            if watched.nodes.iter().any(|(have, _, _)| *have == id) {
+                continue;
+            }
+            let (look, stop) = (Arc::new(Notify::new()), watched.stop.child_token());
+            let target = Target {
+                id,
+                name: Arc::clone(&node.name),
+                shared: Arc::downgrade(&self.0),
+                probe: Probe::new(&settings.monitor, &node.address),
+                interval: settings.monitor.interval,
+                look_now: Arc::clone(&look),
+            };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(watch_node(target)));
+            watched.nodes.push((id, look, stop));
+        }
+    }
+
+    /// Ends the tasks; the last snapshot stays.
+    pub fn stop(&self) {
+        self.0.watched.lock().stop.cancel();
+    }
+
+    /// What is shown of the nodes when somebody scrapes.
+    fn register(&self, registry: &Registry) {
+        let shared = Arc::downgrade(&self.0);
+        let observe =
+            |name, help, labels, read: fn(&Topology, &mut crate::telemetry::Observations)| {
+                let shared = std::sync::Weak::clone(&shared);
+                registry.observe(name, help, Kind::Gauge, labels, move |to| {
+                    if let Some(shared) = shared.upgrade() {
+                        read(&shared.topology.load(), to);
+                    }
+                });
+            };
+        observe(
+            "causeway_node_up",
+            "1 while the node takes its share",
+            &["node"],
+            |topology, to| {
+                for node in topology.served() {
+                    to.push(&[&node.name], f64::from(u8::from(node.state == NodeState::Up)));
+                }
+            },
+        );
+        observe(
+            "causeway_node_state",
+            "1 for the state that the node is in",
+            &["node", "state"],
+            |topology, to| {
+                for node in topology.served() {
+                    for state in NodeState::ALL {
+                        let number = f64::from(u8::from(node.state == state));
+                        to.push(&[&node.name, state.word()], number);
+                    }
+                }
+            },
+        );
+        observe(
+            "causeway_node_role",
+            "1 for the role that the node says it has",
+            &["node", "role"],
+            |topology, to| {
+                for node in topology.served() {
+                    for role in [Role::Primary, Role::Replica] {
+                        let number = f64::from(u8::from(node.role == role));
+                        to.push(&[&node.name, role.word()], number);
+                    }
+                }
+            },
+        );
+        observe(
+            "causeway_lag_bytes",
+            "WAL that the node has not replayed",
+            &["node"],
+            |topology, to| {
+                for node in topology.served().filter(|node| node.sampled_at.is_some()) {
+                    to.push(&[&node.name], as_f64(node.lag_bytes));
+                }
+            },
+        );
+        observe(
+            "causeway_lag_seconds",
+            "How long ago the primary was where the node is",
+            &["node"],
+            |topology, to| {
+                for node in topology.served() {
+                    if let Some(lag) = node.lag {
+                        to.push(&[&node.name], lag.as_secs_f64());
+                    }
+                }
+            },
+        );
+        observe(
+            "causeway_node_position_bytes",
+            "Replayed position of a replica, insert position of the primary",
+            &["node"],
+            |topology, to| {
+                for node in topology.served().filter(|node| node.sampled_at.is_some()) {
+                    to.push(&[&node.name], as_f64(node.position.0));
+                }
+            },
+        );
+        observe("causeway_primary_known", "1 while there is a primary", &[], |topology, to| {
+            to.push(&[], f64::from(u8::from(topology.primary.is_some())));
+        });
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+fn as_f64(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+impl Shared {
+    /// Judges with `judged`, and tells what came of it.
+    fn judge(&self, judged: impl FnOnce(&mut Judge, Instant) -> Vec<Change>) {
+        let now = Instant::now();
+        let mut judge = self.judge.lock();
+        let changes = judged(&mut judge, now);
+        self.publish(&judge, now, &changes);
+        let first = judge.settled()
+            && !self.told.swap(judge.settled(), std::sync::atomic::Ordering::Relaxed);
+        if first && self.topology.load().primary.is_none() {
+            tracing::error!("there is no primary: no node that answers is out of recovery");
+        }
+    }
+
+    /// Stops showing what was counted of a removed node.
+    fn forget(&self, name: &str) {
+        self.ejections.remove(&[name]);
+        self.failures.remove(&[name]);
+        self.probes.remove(&[name]);
+    }
+
+    fn publish(&self, judge: &Judge, now: Instant, changes: &[Change]) {
+        for change in changes {
+            change.log();
+            let left = change.was == NodeState::Up
+                && matches!(change.now, Standing::Node(state) if state != NodeState::Up);
+            if left {
+                self.ejections.with(&[&change.name]).inc();
+            }
+        }
+        let topology = judge.topology(now);
+        let version = topology.version;
+        self.topology.store(Arc::new(topology));
+        self.changed.send_if_modified(|known| std::mem::replace(known, version) != version);
+    }
+}
+
+/// Lets time pass.
+async fn tick(shared: std::sync::Weak<Shared>, every: Duration) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.judge(Judge::on_tick);
+    }
+}
+
+/// One node as its task sees it.
+struct Target {
+    id: NodeId,
+    name: Arc<str>,
+    shared: std::sync::Weak<Shared>,
+    probe: Probe,
+    interval: Duration,
+    look_now: Arc<Notify>,
+}
+
+impl Target {
+    /// Looks once and has a good sample judged. `None` when nobody is left to see it.
+    async fn look(&self) -> Option<Result<(), ProbeError>> {
+        let begun = Instant::now();
+        let result = self.probe.look().await;
+        let shared = self.shared.upgrade()?;
+        shared.probes.with(&[&self.name]).observe(begun.elapsed());
+        Some(match result {
+            Ok(sample) => {
+                shared.judge(|judge, now| judge.on_sample(self.id, sample, now));
+                Ok(())
+            }
+            Err(error) => {
+                shared.failures.with(&[&self.name]).inc();
+                Err(error)
+            }
+        })
+    }
+
+    fn failed(&self, error: &ProbeError) -> Option<()> {
+        let shared = self.shared.upgrade()?;
+        shared.judge(|judge, now| judge.on_failure(self.id, error.to_string(), now));
+        Some(())
+    }
+
+    /// Waits for the next look, or for somebody who wants one now.
+    async fn pause(&self) {
+        // Either outcome means the same.
+        let _ = timeout(self.interval, self.look_now.notified()).await;
+    }
+}
+
+async fn watch_node(target: Target) {
+    while answering(&target).await.is_some() && silent(&target).await.is_some() {}
+}
+
+/// The node answers: one look each interval. Ends when two in a row failed, the second at once.
+async fn answering(target: &Target) -> Option<()> {
+    loop {
+        if target.look().await?.is_err()
+            && let Err(error) = target.look().await?
+        {
+            return target.failed(&error);
+        }
+        target.pause().await;
+    }
+}
+
+/// The node does not answer: one look each interval. Ends when it does.
+async fn silent(target: &Target) -> Option<()> {
+    loop {
+        // A report of what is known already must not turn this into a busy loop.
+        sleep(target.interval).await;
+        match target.look().await? {
+            Ok(()) => break,
+            Err(error) => target.failed(&error)?,
+        }
+    }
+    target.pause().await;
+    Some(())
+}
+
+/// What a sample says, without judging it: for `causeway check`.
+///
+/// # Errors
+/// As [`Probe::look`].
+pub async fn look_once(monitor: &Monitor, node: &Node) -> Result<Sample, ProbeError> {
+    Probe::new(monitor, &node.address).look().await
+}
