@@ -211,6 +211,7 @@ mod tests {
             zone: None,
             role: if number == 0 { Role::Primary } else { Role::Replica },
             state: NodeState::Up,
+            removed: false,
             epoch: 1,
             position: Lsn(1),
             lag_bytes: 0,
