@@ -9,6 +9,7 @@ mod harness;
 mod hostile;
 mod lifecycle;
 mod login;
+mod server_login;
 mod throwaway;
 mod traffic;
 mod volume;

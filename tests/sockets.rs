@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use causeway::config::settings::{Address, Listen};
@@ -146,4 +147,47 @@ async fn nobody_there_is_an_error_at_once() {
         let error = connect(&address, &SocketOptions::default(), soon()).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{address}");
     }
+}
+
+/// Says that this process is the one with few descriptors.
+const STARVED: &str = "CAUSEWAY_TEST_STARVED";
+
+/// The limit is the process's, so this test runs itself again in one of its own.
+#[test]
+fn a_shortage_of_descriptors_is_waited_out() {
+    if std::env::var_os(STARVED).is_some() {
+        return accept_while_starved();
+    }
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 48 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "sockets::a_shortage_of_descriptors_is_waited_out", "--nocapture"])
+        .env(STARVED, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+fn accept_while_starved() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bound = Bound::bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap()), false).unwrap();
+        let BoundAddr::Tcp(at) = bound.local_addr().unwrap() else { panic!() };
+        let listener = bound.listen().unwrap();
+        let mut ballast = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            ballast.push(file);
+        }
+        // One descriptor for the client, none for our end of its connection.
+        ballast.pop();
+        let _client = std::net::TcpStream::connect(at).unwrap();
+        let mut accept = std::pin::pin!(listener.accept());
+        let early = tokio::time::timeout(Duration::from_millis(300), accept.as_mut()).await;
+        assert!(early.is_err(), "there was no descriptor to accept with");
+        drop(ballast);
+        let accepted = tokio::time::timeout(Duration::from_secs(30), accept).await;
+        accepted.expect("accepting has stopped for good");
+    });
 }

@@ -67,6 +67,15 @@ async fn every_way_of_proof() {
     }
 }
 
+/// The rooms above run it on tasks that move between threads.
+#[test]
+fn connecting_may_move_between_threads() {
+    fn movable<T: Send>(_: &T) {}
+    let (address, login) = (Address { host: "x".to_owned(), port: 1 }, login(None));
+    movable(&connect(&address, &login, PATIENCE));
+    movable(&cancel(&address, 1, b"key!", PATIENCE));
+}
+
 type Expected = fn(&ConnectError) -> bool;
 
 macro_rules! is {
