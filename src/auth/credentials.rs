@@ -187,16 +187,16 @@ fn same(one: Option<&UserPassword>, other: Option<&UserPassword>) -> bool {
 mod tests {
     use super::*;
 
-    fn user(name: &str, password: Option<UserPassword>) -> User {
-        User { name: name.to_owned(), password, pool_size: None }
+    fn user(name: &str, password: impl Into<Option<UserPassword>>) -> User {
+        User { name: name.to_owned(), password: password.into(), pool_size: None }
     }
 
-    fn plain(text: &str) -> Option<UserPassword> {
-        Some(UserPassword::Plain(Secret::new(text)))
+    fn plain(text: &str) -> UserPassword {
+        UserPassword::Plain(Secret::new(text))
     }
 
-    fn kept(text: &str) -> Option<UserPassword> {
-        Some(UserPassword::Verifier(Secret::new(text)))
+    fn kept(text: &str) -> UserPassword {
+        UserPassword::Verifier(Secret::new(text))
     }
 
     #[test]

@@ -122,7 +122,7 @@ mod tests {
             Err(ScramClientError::NonceNotExtended)
         ));
         for challenge in [
-            "".to_owned(),
+            String::new(),
             "r=".to_owned(),
             "e=other-error".to_owned(),
             format!("r=someone-elses,{salt},i=4096"),
