@@ -3,7 +3,33 @@
 //! Owns the token scanner, the classification, the bounded look through `sqlparser`, and the shape
 //! that statements differing only in literals share. Knows nothing of a database or a session: what
 //! a name means is for `catalog`, where a statement goes for `routing`.
+//!
+//! A query string goes through four steps: [`scan`] finds its tokens, [`shape`] turns them into a
+//! normal form without literals (the key of the [`cache`]), and on a miss [`classify`] and `names`
+//! read the facts from the normal form and [`walk`] lets `sqlparser` speak against them.
 
+mod analyze;
+pub mod borders;
+pub mod cache;
+pub mod classify;
+mod hint;
+mod names;
+pub mod scan;
+pub mod setting;
+pub mod shape;
 pub mod statement;
+pub mod tokens;
+mod transaction;
+mod verb;
+pub mod walk;
+pub mod words;
 
-pub use statement::{Script, Statement};
+#[cfg(test)]
+mod tables;
+
+pub use analyze::analyze;
+pub use borders::split;
+pub use cache::ScriptCache;
+pub use scan::encoding_is_ascii_safe;
+pub use setting::{SetStatement, SetValue, set_value};
+pub use statement::{Lexis, Script, Statement};

@@ -3,7 +3,12 @@
 //! Facts are shared by all statements of one shape, so they hold no literal and no byte position;
 //! names are as PostgreSQL would see them (unquoted names folded to lower case, quotes removed).
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// How the lexer must read a text: what `PostgreSQL`'s own scanner takes from the session.
+///
+/// The encoding is not part of it: a session whose `client_encoding` is not
+/// [ASCII-safe](super::encoding_is_ascii_safe) cannot be scanned and goes to the primary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lexis {
     /// `standard_conforming_strings`: whether a backslash in `'...'` is only a backslash.
@@ -23,8 +28,23 @@ pub struct Script {
     pub statements: Vec<Statement>,
     /// Hints found in comments anywhere in the string (the strictest where they disagree).
     pub hints: Hints,
-    /// Hash over the shape; equal for texts that differ only in literals, white space and comments.
-    pub shape: u64,
+    /// Names the shape: equal for texts that differ only in literals, white space and ordinary
+    /// comments, and (128 bits of SHA-256) for no others. The same on every machine and in every
+    /// version that normalises alike.
+    pub shape: u128,
+    /// For whoever routes: what was last concluded about this shape, in an encoding of its own;
+    /// zero at first. Shared by all sessions, so it must carry what it depends on (a version).
+    pub memo: Memo,
+}
+
+/// A number that may be written through a shared reference; a copy begins anew at its value.
+#[derive(Debug, Default)]
+pub struct Memo(pub AtomicU64);
+
+impl Clone for Memo {
+    fn clone(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// `/* causeway: ... */` and its sqlcommenter form.
@@ -48,6 +68,10 @@ pub enum RouteHint {
 }
 
 /// The facts of one statement.
+///
+/// For EXPLAIN, class and names are those of the statement explained (an `EXPLAIN INSERT` is a
+/// `Write`); for DECLARE and PREPARE they are this statement's own, and [`Statement::inner`] has
+/// those of the query in it.
 #[derive(Debug, Clone)]
 pub struct Statement {
     /// What kind of statement it is.
@@ -58,16 +82,31 @@ pub struct Statement {
     pub transaction: Option<Transaction>,
     /// What it does to the session, in order of appearance.
     pub session: Vec<SessionEffect>,
-    /// Every name before a parenthesis that may be a function call.
+    /// Every name before a parenthesis that may be a function call, each with each arity once.
     pub calls: Vec<Call>,
-    /// Every relation-like name.
+    /// Every name that stands where a relation does, each once; names of CTEs in their scope left
+    /// out.
     pub relations: Vec<Name>,
     /// Every identifier at all, each once: what a catalog's tainted names are looked up in.
     pub identifiers: Vec<Box<str>>,
-    /// Operators other than the built-in spellings (`@+@`), each once; candidates for user operators.
+    /// Operators other than the built-in spellings (`@+@`), and those qualified with a schema other
+    /// than `pg_catalog` (`OPERATOR(s.+)`), each once by its bare spelling; candidates for user
+    /// operators.
     pub operators: Vec<Box<str>>,
+    /// The built-in spellings among its operators, each once: a user type may give them a function
+    /// of its own.
+    pub builtin_operators: Vec<&'static str>,
+    /// An identifier has a byte above 127, so that the name it stands for depends on
+    /// `client_encoding`; here it is read as UTF-8.
+    pub non_ascii: bool,
+    /// SHOW: the setting, named as in [`SessionEffect::Set`], or `all`.
+    pub shown: Option<Box<str>>,
+    /// PREPARE and DECLARE: the facts of the statement prepared or of the cursor's query. An
+    /// EXECUTE is routed by the inner facts of its PREPARE, and does to the session what they say.
+    pub inner: Option<Box<Statement>>,
     /// Whether the scanner understood every token and (within its bounds) the parser agreed or was
-    /// not needed. A statement that was not understood is never a read.
+    /// not needed. A statement that was not understood is never a read: its class is then
+    /// `Unknown`, unless it is one that never goes to a replica.
     pub understood: bool,
 }
 
@@ -96,7 +135,7 @@ pub enum Class {
     Maintenance,
     /// BEGIN, COMMIT, ROLLBACK, SAVEPOINT ..., PREPARE TRANSACTION.
     Transaction,
-    /// SET, RESET, DISCARD, PREPARE, EXECUTE, DEALLOCATE, LOAD.
+    /// SET, RESET, DISCARD, PREPARE, EXECUTE, DEALLOCATE, LOAD, SET CONSTRAINTS.
     Session,
     /// SHOW.
     Show,
@@ -120,7 +159,8 @@ pub struct Name {
 pub struct Call {
     /// The function's name.
     pub name: Name,
-    /// Number of arguments, if the tree was read and none is VARIADIC.
+    /// Number of arguments as written (`count(*)` has none), unless one is VARIADIC or the call is
+    /// an ordered-set aggregate (WITHIN GROUP).
     pub arity: Option<u16>,
 }
 
@@ -239,6 +279,8 @@ pub enum SessionEffect {
     SequenceAdvance,
     /// currval, lastval: the session's sequence state is read.
     SequenceRead,
+    /// SET CONSTRAINTS: lasts as long as the transaction.
+    Constraints,
     /// LOAD of a library.
     Load,
     /// Anything may have happened: DO, CALL, EXECUTE of an unknown text.
