@@ -32,7 +32,7 @@ impl LearnedShapes {
     }
 
     /// A replica refused this shape in this database. True the first time.
-    pub fn learn(&self, database: &str, shape: u64) -> bool {
+    pub fn learn(&self, database: &str, shape: u128) -> bool {
         let key = self.key(database, shape);
         let new = self.refused.peek(&key).is_none();
         self.refused.insert(key, ());
@@ -44,7 +44,7 @@ impl LearnedShapes {
 
     /// Whether one has.
     #[must_use]
-    pub fn contains(&self, database: &str, shape: u64) -> bool {
+    pub fn contains(&self, database: &str, shape: u128) -> bool {
         !self.refused.is_empty() && self.refused.get(&self.key(database, shape)).is_some()
     }
 
@@ -72,7 +72,7 @@ impl LearnedShapes {
         self.version.load(Ordering::Acquire)
     }
 
-    fn key(&self, database: &str, shape: u64) -> u64 {
+    fn key(&self, database: &str, shape: u128) -> u64 {
         self.hasher.hash_one((database, shape))
     }
 }

@@ -25,7 +25,7 @@ pub struct Router {
     learned: Arc<LearnedShapes>,
     /// By shape, and by a hash over everything else that the decision depends on. The hash is
     /// keyed at random, so that no client can aim at another's entry.
-    decisions: Cache<(u64, u64), Decision>,
+    decisions: Cache<(u128, u64), Decision>,
     hasher: RandomState,
 }
 
@@ -56,7 +56,7 @@ impl Router {
     pub fn new(
         routing: &settings::Routing,
         learned: Arc<LearnedShapes>,
-        shape_of: impl Fn(&str) -> u64,
+        shape_of: impl Fn(&str) -> u128,
     ) -> Self {
         Self {
             rules: CompiledRules::compile(&routing.rules, shape_of),

@@ -29,7 +29,7 @@ pub struct CompiledRule {
     application_name: Option<String>,
     table: Option<Name>,
     function: Option<Name>,
-    shape: Option<u64>,
+    shape: Option<u128>,
     /// Where it sends what it matches.
     pub target: Option<RuleTarget>,
     /// The most that a replica may lag.
@@ -51,7 +51,7 @@ impl CompiledRules {
     /// Compiles the rules of a file; `shape_of` gives the shape of an example statement. Rules
     /// beyond 65,535 are left out (`check` refuses such a file).
     #[must_use]
-    pub fn compile(rules: &[Rule], shape_of: impl Fn(&str) -> u64) -> Self {
+    pub fn compile(rules: &[Rule], shape_of: impl Fn(&str) -> u128) -> Self {
         let compile = |rule: &Rule| CompiledRule {
             name: rule.name.as_str().into(),
             user: rule.user.clone(),
@@ -90,7 +90,7 @@ impl CompiledRules {
     pub(super) fn find(
         &self,
         statements: &[Statement],
-        shape: u64,
+        shape: u128,
         asked: &Asked<'_>,
     ) -> Option<Matched<'_>> {
         let position = self.rules.iter().position(|rule| rule.matches(statements, shape, asked))?;
@@ -100,7 +100,7 @@ impl CompiledRules {
 }
 
 impl CompiledRule {
-    fn matches(&self, statements: &[Statement], shape: u64, asked: &Asked<'_>) -> bool {
+    fn matches(&self, statements: &[Statement], shape: u128, asked: &Asked<'_>) -> bool {
         let same = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
         let names_table = |table: &Name| {
             let mut relations = statements.iter().flat_map(|statement| &statement.relations);

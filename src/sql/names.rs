@@ -237,6 +237,9 @@ impl<'a> Reader<'a> {
             _ => self.previous_word(at) == b"as" && !continues_as(word),
         };
         if !named && !word.is_empty() {
+            if self.command(word, at) {
+                return at + 1;
+            }
             self.keyword(word, at);
             let is_join = word == b"join" && self.level().in_from;
             if words::is_reserved(word) || is_join || self.is_rows_from(at) {
@@ -254,12 +257,6 @@ impl<'a> Reader<'a> {
     fn keyword(&mut self, word: &[u8], at: usize) {
         let next = self.tokens.word(at + 1);
         match word {
-            b"insert" | b"merge" if next == b"into" => self.found.writes = true,
-            b"delete" if next == b"from" => {
-                self.found.writes = true;
-                self.level().in_with = false;
-            }
-            b"update" => self.update(at),
             b"for" => {
                 let after = self.tokens.word(at + 2);
                 self.found.locks |= matches!(next, b"update" | b"share")
@@ -337,26 +334,39 @@ impl<'a> Reader<'a> {
         level.in_with = false;
     }
 
-    /// UPDATE is a command if a relation follows; in FOR UPDATE and ON UPDATE it is not.
-    fn update(&mut self, at: usize) {
+    /// Whether an unquoted word is a command that changes data; by what follows it, so that a
+    /// column or label of that name is none.
+    fn command(&mut self, word: &[u8], at: usize) -> bool {
         let next = self.tokens.word(at + 1);
-        let relation = match self.tokens.kind(at + 1) {
-            Some(Kind::Quoted) => true,
-            Some(Kind::Word) => next == b"only" || !words::is_reserved(next),
+        let is_command = match word {
+            b"insert" | b"merge" => next == b"into",
+            b"delete" => next == b"from",
+            b"update" => self.is_update(at),
             _ => false,
         };
+        if is_command {
+            self.found.writes = true;
+            let level = self.level();
+            level.in_with = false;
+            // ON CONFLICT DO UPDATE SET, WHEN MATCHED THEN UPDATE SET name no relation.
+            level.expects = word == b"update" && next != b"set";
+            level.relation_only = level.expects;
+        }
+        is_command
+    }
+
+    /// UPDATE is a command if a relation follows; in FOR UPDATE and ON UPDATE it is not.
+    fn is_update(&self, at: usize) -> bool {
         let clause = match self.previous_word(at) {
             b"for" | b"on" | b"do" => true,
             b"key" => at > 1 && self.tokens.word(at - 2) == b"no",
             _ => false,
         };
-        // ON CONFLICT DO UPDATE SET, WHEN MATCHED THEN UPDATE SET: part of what writes already.
-        if relation && !clause {
-            self.found.writes = true;
-            let level = self.level();
-            level.in_with = false;
-            level.expects = next != b"set";
-            level.relation_only = level.expects;
+        let next = self.tokens.word(at + 1);
+        match self.tokens.kind(at + 1) {
+            Some(Kind::Quoted) => !clause,
+            Some(Kind::Word) => !clause && (next == b"only" || !words::is_reserved(next)),
+            _ => false,
         }
     }
 
