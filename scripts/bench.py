@@ -15,108 +15,32 @@ Needs nothing but Python 3.9 and what `make bench` builds and installs.
 """
 
 import argparse
-import glob
 import os
 import platform
-import random
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from throwaway import ROOT, Cluster, await_port, free_port, program
+
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 MODES = ["simple", "extended", "prepared"]
 BEGIN, END = "<!-- pgbench: begin -->", "<!-- pgbench: end -->"
-SERVER_OPTIONS = (
-    "-c fsync=off -c shared_buffers=256MB -c dynamic_shared_memory_type=mmap -c max_connections=200"
-)
 
 
-def free_port(taken=set()):
-    """Below the range of outgoing connections."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            if port not in taken and probe.connect_ex(("127.0.0.1", port)) != 0:
-                taken.add(port)
-                return port
-
-
-def program(name):
-    """Of PostgreSQL's server package: the newest installed, else on the path."""
-    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), key=lambda p: int(p.split("/")[4]))
-    return found[-1] if found else shutil.which(name) or sys.exit(f"no {name} found")
-
-
-def await_port(port, process, what):
-    for _ in range(600):
-        if process.poll() is not None:
-            sys.exit(f"{what} ended with {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    sys.exit(f"{what} does not listen")
-
-
-class Ground:
-    """The cluster and every target, in a directory that goes with them."""
+class Ground(Cluster):
+    """The cluster with pgbench's tables; the targets are started beside it."""
 
     def __init__(self):
-        self.directory = Path(tempfile.mkdtemp(prefix="causeway-bench-"))
-        self.directory.chmod(0o755)
-        scripts = self.directory / "scripts"
-        shutil.copytree(ROOT / "scripts/postgres", scripts)
-        for path in [scripts, *scripts.iterdir()]:
-            path.chmod(0o755)
-        # Removes everything when its input closes, however this process ends.
-        self.watch = subprocess.Popen(
-            ["sh", scripts / "watch.sh", self.directory], stdin=subprocess.PIPE, start_new_session=True
-        )
-        self.ports = [free_port() for _ in range(3)]
-        self.children = []
-        for number, port in enumerate(self.ports):
-            node = self.directory / ("primary" if number == 0 else f"replica{number}")
-            node.mkdir()
-            self.spawn(
-                ["sh", scripts / ("replica.sh" if number else "primary.sh")],
-                node / "log",
-                PGDATA=str(node / "data"),
-                PGPORT=str(port),
-                PGLISTEN="127.0.0.1",
-                NODE_NAME=node.name,
-                SERVER_OPTIONS=SERVER_OPTIONS,
-                INITDB_OPTIONS="--no-sync",
-                BASEBACKUP_OPTIONS="--no-sync",
-                PRIMARY_HOST="127.0.0.1",
-                PRIMARY_PORT=str(self.ports[0]),
-            )
-            await_port(port, self.children[-1], node.name)
-        time.sleep(1)
+        super().__init__(2, "-c shared_buffers=256MB -c max_connections=200")
         self.pgbench(self.ports[0], "-i", "-q", "-s", "10")
-        time.sleep(2)
-
-    def spawn(self, command, log, guard=False, **environment):
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=open(log, "wb"),
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-        self.children.append(process)
-        if guard:
-            self.watch.stdin.write(f"+{process.pid}\n".encode())
-            self.watch.stdin.flush()
-        return process
+        # Replayed, and its dirty pages written.
+        time.sleep(3)
 
     def pgbench(self, port, *arguments):
         run = subprocess.run(
@@ -129,12 +53,6 @@ class Ground:
         if run.returncode != 0:
             raise RuntimeError(f"pgbench {' '.join(arguments)}: {run.stderr}")
         return run.stdout
-
-    def close(self):
-        self.watch.stdin.close()
-        for child in self.children:
-            child.wait()
-        self.watch.wait()
 
 
 class Target:

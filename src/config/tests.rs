@@ -250,7 +250,7 @@ fn shipped(name: &str) -> String {
 
 #[test]
 fn every_shipped_file_is_valid() {
-    for name in ["minimal.toml", "production.toml", "reference.toml"] {
+    for name in ["minimal.toml", "compose.toml", "production.toml", "reference.toml"] {
         parse_with(&shipped(name), Path::new("/base"), &|_| Some("secret".to_owned()))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
