@@ -6,6 +6,7 @@
 mod history;
 pub mod judge;
 pub mod lsn;
+mod metrics;
 pub mod monitor;
 pub mod probe;
 pub mod topology;

@@ -5,6 +5,7 @@
 //! swap one snapshot; readers take no lock.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::judge::{Judge, Limits, Sample};
 use super::probe::{Probe, ProbeError};
 use super::verdict::{Change, Standing};
-use super::{NodeId, NodeState, Role, Topology};
+use super::{NodeId, NodeState, Topology};
 use crate::config::settings::{Monitor, Node, Settings};
-use crate::telemetry::{CounterFamily, HistogramFamily, Kind, Registry};
+use crate::telemetry::{CounterFamily, HistogramFamily, Registry};
 
 /// The cluster as seen from here. Clones are one cluster; the tasks end when the last is dropped or
 /// [`Cluster::stop`] is called.
@@ -27,7 +28,7 @@ pub struct Cluster(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    topology: ArcSwap<Topology>,
+    topology: Arc<ArcSwap<Topology>>,
     judge: Mutex<Judge>,
     watched: Mutex<Watched>,
     /// The topology's version.
@@ -36,7 +37,7 @@ struct Shared {
     probes: HistogramFamily,
     failures: CounterFamily,
     /// Whether the first verdict without a primary was told.
-    told: std::sync::atomic::AtomicBool,
+    told: AtomicBool,
 }
 
 /// The tasks that run.
@@ -59,9 +60,37 @@ impl Cluster {
     #[must_use]
     pub fn start(settings: &Settings, registry: &Registry) -> Self {
         let judge = Judge::new(Limits::from(&settings.monitor));
-        let topology = judge.topology(Instant::now());
-        let shared = Shared {
-            topology: ArcSwap::from_pointee(topology),
+        let cluster = Self::over(judge, registry);
+        super::metrics::register(&cluster.0.topology, registry);
+        cluster.apply(settings);
+        cluster
+    }
+
+    /// A cluster that nobody looks at, which is as the caller says: for tests and offline use.
+    #[must_use]
+    pub fn fixed(topology: Topology) -> Self {
+        let limits = Limits {
+            interval: Duration::from_secs(1),
+            max_lag: Duration::from_secs(1),
+            max_lag_bytes: None,
+            readmit_lag: Duration::from_secs(1),
+            readmit_after: 1,
+        };
+        let cluster = Self::over(Judge::new(limits), &Registry::new(1));
+        cluster.set(topology);
+        cluster
+    }
+
+    /// Changes a [`Cluster::fixed`].
+    pub fn set(&self, topology: Topology) {
+        let version = topology.version;
+        self.0.topology.store(Arc::new(topology));
+        self.0.changed.send_replace(version);
+    }
+
+    fn over(judge: Judge, registry: &Registry) -> Self {
+        Self(Arc::new(Shared {
+            topology: Arc::new(ArcSwap::from_pointee(judge.topology(Instant::now()))),
             judge: Mutex::new(judge),
             watched: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -80,12 +109,8 @@ impl Cluster {
                 "Looks at a node that failed",
                 &["node"],
             ),
-            told: std::sync::atomic::AtomicBool::new(false),
-        };
-        let cluster = Self(Arc::new(shared));
-        cluster.register(registry);
-        cluster.apply(settings);
-        cluster
+            told: AtomicBool::new(false),
+        }))
     }
 
     /// The newest snapshot, to keep as long as is needed.
@@ -203,96 +228,6 @@ impl Cluster {
     pub fn stop(&self) {
         self.0.watched.lock().stop.cancel();
     }
-
-    /// What is shown of the nodes when somebody scrapes.
-    fn register(&self, registry: &Registry) {
-        let shared = Arc::downgrade(&self.0);
-        let observe =
-            |name, help, labels, read: fn(&Topology, &mut crate::telemetry::Observations)| {
-                let shared = std::sync::Weak::clone(&shared);
-                registry.observe(name, help, Kind::Gauge, labels, move |to| {
-                    if let Some(shared) = shared.upgrade() {
-                        read(&shared.topology.load(), to);
-                    }
-                });
-            };
-        observe(
-            "causeway_node_up",
-            "1 while the node takes its share",
-            &["node"],
-            |topology, to| {
-                for node in topology.served() {
-                    to.push(&[&node.name], f64::from(u8::from(node.state == NodeState::Up)));
-                }
-            },
-        );
-        observe(
-            "causeway_node_state",
-            "1 for the state that the node is in",
-            &["node", "state"],
-            |topology, to| {
-                for node in topology.served() {
-                    for state in NodeState::ALL {
-                        let number = f64::from(u8::from(node.state == state));
-                        to.push(&[&node.name, state.word()], number);
-                    }
-                }
-            },
-        );
-        observe(
-            "causeway_node_role",
-            "1 for the role that the node says it has",
-            &["node", "role"],
-            |topology, to| {
-                for node in topology.served() {
-                    for role in [Role::Primary, Role::Replica] {
-                        let number = f64::from(u8::from(node.role == role));
-                        to.push(&[&node.name, role.word()], number);
-                    }
-                }
-            },
-        );
-        observe(
-            "causeway_lag_bytes",
-            "WAL that the node has not replayed",
-            &["node"],
-            |topology, to| {
-                for node in topology.served().filter(|node| node.sampled_at.is_some()) {
-                    to.push(&[&node.name], as_f64(node.lag_bytes));
-                }
-            },
-        );
-        observe(
-            "causeway_lag_seconds",
-            "How long ago the primary was where the node is",
-            &["node"],
-            |topology, to| {
-                for node in topology.served() {
-                    if let Some(lag) = node.lag {
-                        to.push(&[&node.name], lag.as_secs_f64());
-                    }
-                }
-            },
-        );
-        observe(
-            "causeway_node_position_bytes",
-            "Replayed position of a replica, insert position of the primary",
-            &["node"],
-            |topology, to| {
-                for node in topology.served().filter(|node| node.sampled_at.is_some()) {
-                    to.push(&[&node.name], as_f64(node.position.0));
-                }
-            },
-        );
-        observe("causeway_primary_known", "1 while there is a primary", &[], |topology, to| {
-            to.push(&[], f64::from(u8::from(topology.primary.is_some())));
-        });
-    }
-}
-
-#[allow(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
-fn as_f64(bytes: u64) -> f64 {
-    bytes as f64
 }
 
 impl Shared {
@@ -302,8 +237,7 @@ impl Shared {
         let mut judge = self.judge.lock();
         let changes = judged(&mut judge, now);
         self.publish(&judge, now, &changes);
-        let first = judge.settled()
-            && !self.told.swap(judge.settled(), std::sync::atomic::Ordering::Relaxed);
+        let first = judge.settled() && !self.told.swap(judge.settled(), Ordering::Relaxed);
         if first && self.topology.load().primary.is_none() {
             tracing::error!("there is no primary: no node that answers is out of recovery");
         }

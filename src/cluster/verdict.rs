@@ -159,7 +159,10 @@ impl fmt::Display for Why {
             ),
             Self::Diverged => f.write_str("has replayed WAL that the primary never wrote"),
             Self::OtherTimeline { theirs, ours } => {
-                write!(f, "was last seen on timeline {theirs}, the primary is on {ours}")
+                write!(
+                    f,
+                    "was last seen on timeline {theirs}, the primary is on {ours}; it must follow the new primary"
+                )
             }
             Self::FormerPrimary { theirs, ours } => write!(
                 f,
@@ -220,6 +223,10 @@ impl Change {
             }
             (Standing::Node(NodeState::Down), _) => {
                 tracing::warn!(node, "node {node} is down: {why}");
+            }
+            // After a promotion every replica passes through this, if briefly.
+            (Standing::Node(NodeState::Banned), Why::OtherTimeline { .. }) => {
+                tracing::warn!(node, "replica {node} is ejected: {why}");
             }
             (Standing::Node(NodeState::Banned), _) => {
                 tracing::error!(node, "node {node} is banned: {why}");
