@@ -1,6 +1,7 @@
 # Everything that is done with this repository. Each target installs what it needs (scripts/setup.sh).
 
 .DEFAULT_GOAL := help
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 .PHONY: help demo test lint bench corpus
 
 help:                 ## this list
@@ -21,12 +22,13 @@ lint:                 ## formatting and clippy, warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-# ROUNDS=1 SECONDS=2 for a quick look; WRITE=1 writes docs/BENCHMARKS.md.
+# BENCH="--rounds 1 --seconds 2" for a quick look; BENCH=--write writes docs/BENCHMARKS.md.
 bench:                ## direct, Causeway, PgBouncer and a bare forwarder side by side (takes about 20 minutes)
 	@sh scripts/setup.sh bench
-	cargo build --locked --release --bin causeway --example forwarder
+	cargo build --locked --release --bin causeway
+	cargo build --locked --release --manifest-path benches/forwarder/Cargo.toml --target-dir "$(TARGET)"
 	@python3 scripts/bench.py $(BENCH)
 
 corpus:               ## how often the router is right over a corpus (CORPUS=directory)
 	@cargo build --locked
-	@python3 scripts/corpus.py --causeway "$(or $(CARGO_TARGET_DIR),target)/debug/causeway" "$(CORPUS)"
+	@python3 scripts/corpus.py --causeway "$(TARGET)/debug/causeway" "$(CORPUS)"

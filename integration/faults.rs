@@ -134,7 +134,7 @@ async fn a_replica_that_lags_is_left_out_and_comes_back() {
     proxy.await_state(lagging, "up").await;
     await_statements_on(lagging, &database).await;
     assert_eq!(load.end().await, Vec::<String>::new());
-    let ejections = proxy.metric("causeway_node_ejections_total", Some(lagging)).await;
+    let ejections = proxy.metric("causeway_ejections_total", Some(lagging)).await;
     assert!(ejections >= 1.0, "{ejections}");
 }
 

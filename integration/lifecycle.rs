@@ -19,8 +19,8 @@ async fn livez_readyz_and_metrics_answer() {
     let metrics = proxy.metrics().await;
     for node in shared_cluster().nodes() {
         let address = node.address();
-        for name in ["role", "state", "lag_bytes", "lag_seconds", "reads_total", "writes_total"] {
-            let of_node = metrics.sum(&format!("causeway_node_{name}"), &[("node", &address)]);
+        for name in ["node_role", "node_state", "lag_bytes", "lag_seconds", "node_reads_total"] {
+            let of_node = metrics.sum(&format!("causeway_{name}"), &[("node", &address)]);
             assert!(of_node.is_some(), "no {name} for {}", node.name());
         }
     }

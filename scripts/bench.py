@@ -5,7 +5,7 @@ All targets run before the same cluster (a primary and two replicas, throw-away,
 turn, several short rounds of each, so that whatever the machine does meanwhile hits all alike:
 
   direct           pgbench connects to the primary
-  forwarder        benches/forwarder.rs before the primary: copies bytes, nothing else
+  forwarder        benches/forwarder before the primary: copies bytes, nothing else
   pgbouncer        Debian's package before the primary, transaction pooling
   causeway-1       Causeway with the primary as its only node: the cost of the proxy alone
   causeway         Causeway with all three nodes: reads on the replicas
@@ -147,7 +147,7 @@ def start_pgbouncer(ground, mode, size):
 
 def start_forwarder(ground):
     port = free_port()
-    command = [TARGET / "release/examples/forwarder", f"127.0.0.1:{port}", f"127.0.0.1:{ground.ports[0]}"]
+    command = [TARGET / "release/forwarder", f"127.0.0.1:{port}", f"127.0.0.1:{ground.ports[0]}"]
     process = ground.spawn(command, ground.directory / "forwarder.log", guard=True)
     await_port(port, process, "forwarder")
     return Target("forwarder", port, process)

@@ -225,8 +225,8 @@ impl Show {
             if let Some(role) = scrape.which("causeway_node_role", &label, "role") {
                 role.clone_into(&mut row.role);
             }
-            row.lag = scrape.sum("causeway_node_lag_seconds", &label);
-            row.lag_bytes = scrape.sum("causeway_node_lag_bytes", &label);
+            row.lag = scrape.sum("causeway_lag_seconds", &label);
+            row.lag_bytes = scrape.sum("causeway_lag_bytes", &label);
             let account = self.witnesses[number].ask().await;
             #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
             let more = (account.reads - row.account.reads) as f64;
@@ -247,7 +247,7 @@ impl Show {
                 shown.readmitted |= shown.ejected && self.lagging.is_none() && row.state == "up";
             }
         }
-        let ejections = scrape.sum("causeway_node_ejections_total", &[]).unwrap_or_default();
+        let ejections = scrape.sum("causeway_ejections_total", &[]).unwrap_or_default();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let ejections = ejections as u64;
         self.ejections = self.ejections.max(ejections);
