@@ -121,12 +121,11 @@ fn type_hazards(rows: &Rows, functions: &Hazards, catalog: &mut Catalog) -> FxHa
         if !functions.contains_key(&operator.function) {
             continue;
         }
-        catalog.operators.insert(operator.name.clone(), Hazard::VolatileOperator);
-        if operator.shadows {
-            match [operator.left, operator.right].iter().find(|oid| user(oid)) {
-                Some(oid) => drop(found.insert(*oid)),
-                None => catalog.unseen = Some(Hazard::VolatileOperator),
-            }
+        // A built-in spelling is too common to be a hazard for the sake of a user type: the type
+        // is one instead.
+        match [operator.left, operator.right].iter().find(|oid| user(oid)) {
+            Some(oid) if operator.shadows => drop(found.insert(*oid)),
+            _ => drop(catalog.operators.insert(operator.name.clone(), Hazard::VolatileOperator)),
         }
     }
     if !found.is_empty() {

@@ -221,6 +221,35 @@ fn pg_function_hazard(rest: &str) -> Option<Hazard> {
     Some(hazard)
 }
 
+/// Whether a function that is a hazard can be called with one argument, and so be written like a
+/// column (`('s'::regclass).nextval`). Only those with names that nobody gives to a column.
+#[must_use]
+pub fn is_hazard_in_column_notation(name: &str) -> bool {
+    matches!(
+        name,
+        "nextval"
+            | "currval"
+            | "pg_advisory_lock"
+            | "pg_advisory_lock_shared"
+            | "pg_advisory_unlock"
+            | "pg_advisory_unlock_shared"
+            | "pg_advisory_xact_lock"
+            | "pg_advisory_xact_lock_shared"
+            | "pg_try_advisory_lock"
+            | "pg_try_advisory_lock_shared"
+            | "pg_try_advisory_xact_lock"
+            | "pg_try_advisory_xact_lock_shared"
+            | "pg_cancel_backend"
+            | "pg_terminate_backend"
+            | "pg_xact_status"
+            | "lo_get"
+            | "lo_unlink"
+            | "lo_creat"
+            | "lo_create"
+            | "lo_import"
+    )
+}
+
 /// The hazard of a view that ships with PostgreSQL, by its bare name.
 #[must_use]
 pub fn relation_hazard(name: &str) -> Option<Hazard> {

@@ -7,11 +7,16 @@
 mod assemble;
 pub mod builtin;
 pub mod hazard;
+mod load;
 pub mod node_tree;
+pub mod registry;
 pub mod rows;
 pub mod search_path;
 pub mod snapshot;
+pub mod source;
 
 pub use hazard::Hazard;
+pub use registry::Catalogs;
 pub use search_path::SearchPath;
 pub use snapshot::{Catalog, Verdict};
+pub use source::{LoadError, Source};

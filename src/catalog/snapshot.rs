@@ -55,8 +55,7 @@ pub struct Catalog {
     /// Names that are a hazard wherever they stand: functions in column notation, types.
     pub(super) identifiers: FxHashMap<Box<str>, Hazard>,
     pub(super) operators: FxHashMap<Box<str>, Hazard>,
-    /// An operator or cast between built-in types, spelled as a built-in one, is a hazard: no text
-    /// shows whether it is used.
+    /// A cast between built-in types is a hazard: no text shows whether it is used.
     pub(super) unseen: Option<Hazard>,
     pub(super) default_search_path: Option<String>,
     pub(super) search_paths: Vec<(Option<Box<str>>, String)>,

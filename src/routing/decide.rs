@@ -36,6 +36,8 @@ pub struct Asked<'a> {
     pub safe_functions: &'a SafeFunctions,
     /// `default_transaction_isolation` is serializable: no replica can serve that.
     pub default_isolation_serializable: bool,
+    /// Identifiers beyond ASCII stand for themselves: `client_encoding` is UTF8.
+    pub names_are_utf8: bool,
     /// The session may have temporary relations that hide permanent ones. Such a session is
     /// pinned; where it asks all the same, names of relations prove nothing.
     pub temp_names_possible: bool,

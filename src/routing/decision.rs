@@ -35,11 +35,11 @@ impl Target {
 }
 
 macro_rules! reasons {
-    ($( $(#[$doc:meta])* $variant:ident = $label:literal, )+) => {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $label:literal, )+) => {
         /// Why a statement went where it went. Closed: whoever decides anything uses one of these.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum Reason { $( $(#[$doc])* $variant, )+ }
+        pub enum Reason { $( $(#[doc = $doc])+ $variant, )+ }
 
         impl Reason {
             /// Every reason, in order; `ALL[reason as usize] == reason`.
@@ -49,6 +49,12 @@ macro_rules! reasons {
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $( Self::$variant => $label, )+ }
+            }
+
+            /// What the reason means, for people.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $( Self::$variant => concat!($($doc),+).trim_ascii(), )+ }
             }
         }
     };
@@ -238,6 +244,9 @@ reasons! {
     Savepoint = "savepoint",
     /// SET TRANSACTION, SET SESSION CHARACTERISTICS.
     SetTransaction = "set_transaction",
+
+    /// SET CONSTRAINTS.
+    SetConstraints = "set_constraints",
 
     // Answered by Causeway.
     /// SHOW of one of Causeway's own values.

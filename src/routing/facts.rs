@@ -2,7 +2,7 @@
 
 use super::decide::Asked;
 use super::decision::{Decision, Reason, Target};
-use crate::catalog::{Hazard, SearchPath, Verdict, builtin};
+use crate::catalog::{Catalog, Hazard, SearchPath, Verdict, builtin};
 use crate::sql::statement::{Call, Class, Name, SessionEffect, Statement, Transaction};
 
 /// The reason that a hazard is.
@@ -91,43 +91,29 @@ fn session_statement(statement: &Statement) -> Decision {
         Some(SessionEffect::Deallocate(_) | SessionEffect::DeallocateAll) => {
             (Target::Session, Reason::Deallocate)
         }
+        Some(SessionEffect::Constraints) => (Target::Session, Reason::SetConstraints),
         Some(SessionEffect::Load) => (Target::Primary, Reason::Load),
         _ => (Target::Primary, Reason::NotUnderstood),
     };
     Decision::new(target, reason)
 }
 
-/// SHOW: the setting stands among the identifiers, a name with a dot in parts.
+/// SHOW: of a setting that is the session's own, or the same everywhere.
 fn show(statement: &Statement) -> Decision {
-    let names = &statement.identifiers;
-    if names.first().is_some_and(|name| &**name == "causeway" || name.starts_with("causeway.")) {
-        return Decision::new(Target::Proxy, Reason::ProxyShow);
-    }
-    // TIME ZONE, TRANSACTION ISOLATION LEVEL and SESSION AUTHORIZATION are keywords, not names.
-    let spelled = |name: &str| {
-        matches!(
-            name,
-            "time" | "zone" | "transaction" | "isolation" | "level" | "session" | "authorization"
-        )
-    };
-    let plain = match &names[..] {
-        [] => statement.understood,
-        [one] => builtin::is_plain_setting(one) || spelled(one),
-        [..] => names.iter().all(|name| spelled(name)) || names.len() == 2,
-    };
-    if plain && !names.iter().any(|name| &**name == "all") {
-        Decision::replica(Reason::Show)
-    } else {
-        Decision::primary(Reason::NodeSetting)
+    match statement.shown.as_deref() {
+        Some(name) if name.starts_with("causeway.") => {
+            Decision::new(Target::Proxy, Reason::ProxyShow)
+        }
+        Some(name) if builtin::is_plain_setting(name) => Decision::replica(Reason::Show),
+        _ => Decision::primary(Reason::NodeSetting),
     }
 }
 
-/// DECLARE is where its query may be, unless it outlives the transaction; the others go to where
-/// their cursor is.
+/// DECLARE needs the node that its query needs; the others go where their cursor is.
 fn cursor(statement: &Statement, asked: &Asked<'_>) -> Decision {
-    if statement.session.iter().any(|effect| matches!(effect, SessionEffect::Declare { .. })) {
-        let inside = read(statement, asked);
-        if inside.target != Target::Replica {
+    if let Some(query) = &statement.inner {
+        let inside = judge(query, asked);
+        if inside.target == Target::Primary {
             return inside;
         }
     }
@@ -137,6 +123,9 @@ fn cursor(statement: &Statement, asked: &Asked<'_>) -> Decision {
 fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
     if !statement.understood {
         return Decision::primary(Reason::NotUnderstood);
+    }
+    if statement.non_ascii && !asked.names_are_utf8 {
+        return Decision::primary(Reason::EncodingNotAsciiSafe);
     }
     // What the text alone condemns comes first: its reason is the better one, and it holds
     // whatever the catalog would say.
@@ -149,10 +138,6 @@ fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
             }
             SessionEffect::AdvisoryLock | SessionEffect::AdvisoryUnlock => {
                 return Decision::primary(Reason::AdvisoryLockFunction);
-            }
-            SessionEffect::Declare { .. } => {}
-            SessionEffect::Execute(_) => {
-                return Decision::new(Target::Session, Reason::Execute);
             }
             SessionEffect::CreateTemp => return Decision::primary(Reason::TemporaryRelation),
             // Opaque among them: a read that does more than read was not understood.
@@ -189,85 +174,136 @@ fn is_temporary_schema(name: &Name) -> bool {
     name.schema.as_deref().is_some_and(|schema| schema.starts_with("pg_temp"))
 }
 
-/// What speaks against a read, with the catalog at hand.
-fn by_catalog(
-    statement: &Statement,
-    asked: &Asked<'_>,
-    catalog: &crate::catalog::Catalog,
-    path: &SearchPath,
-) -> Option<Reason> {
-    for Call { name, .. } in &statement.calls {
-        if is_temporary_schema(name) {
-            return Some(Reason::TemporaryRelation);
-        }
-    }
-    for call in &statement.calls {
-        if is_set_config(&call.name) {
-            continue;
-        }
-        let vouched = |schema: &str| asked.safe_functions.vouches(schema, &call.name.name);
-        match catalog.call(call, path, vouched) {
-            Verdict::Safe => {}
-            Verdict::Hazard(hazard) => return Some(reason_of(hazard)),
-            Verdict::Unknown => return Some(Reason::UnknownFunction),
-        }
-    }
-    for name in &statement.relations {
-        if is_temporary_schema(name) {
-            return Some(Reason::TemporaryRelation);
-        }
-        if let Verdict::Hazard(hazard) = catalog.relation(name, path) {
-            return Some(reason_of(hazard));
-        }
-    }
-    let operator = |name: &str| catalog.operator(name);
-    let vouched = |name: &str| asked.safe_functions.vouches_bare(name);
-    let identifier = |name: &str| catalog.identifier(name).filter(|_| !vouched(name));
-    let mut hazards = statement.operators.iter().filter_map(|name| operator(name)).chain(
-        statement
-            .identifiers
-            .iter()
-            .filter(|name| !statement.calls.iter().any(|call| call.name.name == **name))
-            .filter_map(|name| identifier(name)),
-    );
-    hazards.next().or(catalog.unseen()).map(reason_of)
+/// A name of the statement, and what is wrong with it on a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding<'a> {
+    /// The kind of name.
+    pub kind: &'static str,
+    /// Its schema, where one is written.
+    pub schema: Option<&'a str>,
+    /// The name.
+    pub name: &'a str,
+    /// Why it may not go to a replica; `None` where nothing speaks against it.
+    pub reason: Option<Reason>,
 }
 
-/// What speaks against a read by the built-in lists alone.
-fn by_lists(statement: &Statement, asked: &Asked<'_>) -> Option<Reason> {
-    for Call { name, .. } in &statement.calls {
-        if is_set_config(name) || asked.safe_functions.vouches_written(name) {
-            continue;
-        }
-        if is_temporary_schema(name) {
-            return Some(Reason::TemporaryRelation);
-        }
-        let own = name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
-        match builtin::function_hazard(&name.name) {
-            Some(hazard) => return Some(reason_of(hazard)),
-            None if own && builtin::is_safe_call(&name.name) => {}
-            None => return Some(Reason::UnknownFunction),
+/// What is known of every name in a statement, in the order in which a decision looks at them.
+#[must_use]
+pub fn findings<'a>(statement: &'a Statement, asked: &Asked<'_>) -> Vec<Finding<'a>> {
+    let path = asked.catalog.map(|catalog| catalog.search_path(asked.search_path, asked.user));
+    let known = asked.catalog.zip(path.as_ref());
+    names(statement)
+        .map(|(kind, name)| {
+            let reason = match known {
+                Some((catalog, path)) => by_catalog(kind, statement, asked, catalog, path),
+                None => by_lists(kind, asked),
+            };
+            Finding { kind: kind.word(), schema: name.0, name: name.1, reason }
+        })
+        .collect()
+}
+
+/// One name in a statement, as the kind of thing that it stands for.
+#[derive(Clone, Copy)]
+enum Named<'a> {
+    Call(&'a Call),
+    Relation(&'a Name),
+    Operator(&'a str),
+    Identifier(&'a str),
+}
+
+impl Named<'_> {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Call(_) => "function",
+            Self::Relation(_) => "relation",
+            Self::Operator(_) => "operator",
+            Self::Identifier(_) => "identifier",
         }
     }
-    for name in &statement.relations {
-        if is_temporary_schema(name) {
+}
+
+fn names(statement: &Statement) -> impl Iterator<Item = (Named<'_>, (Option<&str>, &str))> {
+    let written = |name: &'_ Name| (name.schema.as_deref(), &*name.name);
+    let calls = statement.calls.iter().map(move |call| (Named::Call(call), written(&call.name)));
+    let relations =
+        statement.relations.iter().map(move |name| (Named::Relation(name), written(name)));
+    let spelled = statement.operators.iter().map(|name| &**name);
+    let operators = spelled
+        .chain(statement.builtin_operators.iter().copied())
+        .map(|name| (Named::Operator(name), (None, name)));
+    let identifiers = statement.identifiers.iter();
+    let identifiers = identifiers.map(|name| (Named::Identifier(name), (None, &**name)));
+    calls.chain(relations).chain(operators).chain(identifiers)
+}
+
+/// What speaks against a name, with the catalog at hand.
+fn by_catalog(
+    named: Named<'_>,
+    statement: &Statement,
+    asked: &Asked<'_>,
+    catalog: &Catalog,
+    path: &SearchPath,
+) -> Option<Reason> {
+    let verdict = match named {
+        Named::Call(call) if is_temporary_schema(&call.name) => {
             return Some(Reason::TemporaryRelation);
         }
-        if let Some(hazard) = builtin::relation_hazard(&name.name) {
-            return Some(reason_of(hazard));
+        Named::Call(call) if is_set_config(&call.name) => Verdict::Safe,
+        Named::Call(call) => {
+            let vouched = |schema: &str| asked.safe_functions.vouches(schema, &call.name.name);
+            match catalog.call(call, path, vouched) {
+                Verdict::Unknown => return Some(Reason::UnknownFunction),
+                verdict => verdict,
+            }
         }
-        // SERIAL columns and most people name sequences so.
-        if name.name.ends_with("_seq") {
-            return Some(Reason::SequenceRelation);
+        Named::Relation(name) if is_temporary_schema(name) => {
+            return Some(Reason::TemporaryRelation);
         }
-    }
-    let column_notation = |name: &str| {
-        matches!(name, "nextval" | "currval" | "pg_notify")
-            || name.starts_with("pg_advisory_")
-            || name.starts_with("pg_try_advisory_")
+        Named::Relation(name) => catalog.relation(name, path),
+        Named::Operator(name) => catalog.operator(name).map_or(Verdict::Safe, Verdict::Hazard),
+        // A name that is only ever called was judged with its schema and arguments.
+        Named::Identifier(name)
+            if asked.safe_functions.vouches_bare(name)
+                || statement.calls.iter().any(|call| *call.name.name == *name) =>
+        {
+            Verdict::Safe
+        }
+        Named::Identifier(name) => catalog.identifier(name).map_or(Verdict::Safe, Verdict::Hazard),
     };
-    if statement.identifiers.iter().any(|name| column_notation(name)) {
-        return Some(Reason::SequenceFunction);
+    match verdict {
+        Verdict::Hazard(hazard) => Some(reason_of(hazard)),
+        Verdict::Safe | Verdict::Unknown => None,
     }
-    None
+}
+
+/// What speaks against a name by the built-in lists alone.
+fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
+    match named {
+        Named::Call(Call { name, .. }) => {
+            if is_set_config(name) || asked.safe_functions.vouches_written(name) {
+                return None;
+            }
+            if is_temporary_schema(name) {
+                return Some(Reason::TemporaryRelation);
+            }
+            let own = name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+            match builtin::function_hazard(&name.name) {
+                Some(hazard) => Some(reason_of(hazard)),
+                None if own && builtin::is_safe_call(&name.name) => None,
+                None => Some(Reason::UnknownFunction),
+            }
+        }
+        Named::Relation(name) if is_temporary_schema(name) => Some(Reason::TemporaryRelation),
+        Named::Relation(name) => match builtin::relation_hazard(&name.name) {
+            Some(hazard) => Some(reason_of(hazard)),
+            // SERIAL columns and most people name sequences so.
+            None => name.name.ends_with("_seq").then_some(Reason::SequenceRelation),
+        },
+        Named::Operator(_) => None,
+        // Functions of one argument may be called in column notation.
+        Named::Identifier(name) => builtin::is_hazard_in_column_notation(name)
+            .then(|| builtin::function_hazard(name).map(reason_of))
+            .flatten(),
+    }
 }

@@ -15,7 +15,7 @@ pub mod rules;
 pub use balance::Balancer;
 pub use decide::{Asked, decide, decide_statement};
 pub use decision::{Decision, Reason, RuleId, Target};
-pub use facts::reason_of;
+pub use facts::{Finding, findings, reason_of};
 pub use learned::LearnedShapes;
 pub use router::{Router, SessionView};
 pub use rules::{CompiledRules, SafeFunctions};

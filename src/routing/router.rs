@@ -46,6 +46,8 @@ pub struct SessionView<'a> {
     pub route: Option<RouteHint>,
     /// `default_transaction_isolation` is serializable.
     pub default_isolation_serializable: bool,
+    /// `client_encoding` is UTF8.
+    pub names_are_utf8: bool,
     /// The session may have temporary relations.
     pub temp_names_possible: bool,
 }
@@ -100,6 +102,7 @@ impl Router {
             learned: &self.learned,
             safe_functions: &self.safe_functions,
             default_isolation_serializable: view.default_isolation_serializable,
+            names_are_utf8: view.names_are_utf8,
             temp_names_possible: view.temp_names_possible,
         }
     }
@@ -127,6 +130,7 @@ impl Router {
             view.search_path,
             view.route,
             view.default_isolation_serializable,
+            view.names_are_utf8,
             view.temp_names_possible,
         ))
     }

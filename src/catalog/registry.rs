@@ -1,0 +1,203 @@
+//! The catalogs of all databases: loaded when first asked for, reloaded when they have changed.
+//!
+//! One task per database, on the runtime given to [`Catalogs::new`], waits for DDL that sessions
+//! report and polls for DDL from elsewhere. Askers never wait: until a catalog is there, and from
+//! reported DDL until it has been looked at again, there is none, and the primary serves.
+//! A database is kept while it is asked for; the number of databases is bounded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::snapshot::Catalog;
+use super::source::{LoadError, Source};
+
+/// Databases whose catalogs are kept; of any beyond, all is served by the primary.
+const DATABASES: usize = 256;
+/// Time between two cheap looks for DDL from elsewhere.
+const POLL: Duration = Duration::from_secs(1);
+/// The thorough look follows at the latest after so many cheap ones: servers may count nothing
+/// (`track_counts = off`), or late.
+const THOROUGH_EVERY: u32 = 10;
+/// Rest after a failed load, so that an unreachable primary is not hammered.
+const RETRY: Duration = Duration::from_millis(500);
+/// A database that nobody has asked for in so many looks is forgotten.
+const FORGET_AFTER: u32 = 3600;
+
+/// One number for every snapshot of the process, of whichever database.
+static VERSIONS: AtomicU64 = AtomicU64::new(1);
+
+/// A version that no snapshot has had.
+pub fn next_version() -> u64 {
+    VERSIONS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The catalogs of all databases.
+#[derive(Debug, Clone)]
+pub struct Catalogs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Source,
+    runtime: Handle,
+    stop: CancellationToken,
+    databases: RwLock<FxHashMap<Box<str>, Arc<Database>>>,
+}
+
+/// One database's catalog and what is known of its freshness.
+#[derive(Debug, Default)]
+struct Database {
+    catalog: ArcSwapOption<Catalog>,
+    /// DDL reported so far.
+    reported: AtomicU64,
+    /// Of which so many were over when the look began that last found, or made, the snapshot true.
+    covered: AtomicU64,
+    asked: AtomicBool,
+    wake: Notify,
+}
+
+impl Database {
+    /// The snapshot, unless DDL was reported since it was last held against the server.
+    fn current(&self) -> Option<Arc<Catalog>> {
+        let stale = self.covered.load(Ordering::Acquire) != self.reported.load(Ordering::Acquire);
+        if stale { None } else { self.catalog.load_full() }
+    }
+}
+
+impl Catalogs {
+    /// Catalogs read from `source`, by tasks on `runtime`, until `stop`.
+    #[must_use]
+    pub fn new(source: Source, runtime: Handle, stop: CancellationToken) -> Self {
+        let shared = Shared { source, runtime, stop, databases: RwLock::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The database's catalog as far as it is known to be true. The first call for a database
+    /// starts its loading. Never waits.
+    #[must_use]
+    pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
+        let known = self.shared.databases.read().get(database).map(Arc::clone);
+        let entry = known.or_else(|| self.start(database))?;
+        // Read first: a line that is only read is not taken from other workers' caches.
+        if !entry.asked.load(Ordering::Relaxed) {
+            entry.asked.store(true, Ordering::Relaxed);
+        }
+        entry.current()
+    }
+
+    /// A session of that database has run DDL, or ended a transaction with DDL in it. From now on
+    /// there is no catalog until the server was asked again.
+    pub fn note_ddl(&self, database: &str) {
+        let known = self.shared.databases.read().get(database).map(Arc::clone);
+        if let Some(entry) = known {
+            entry.reported.fetch_add(1, Ordering::AcqRel);
+            entry.wake.notify_one();
+        }
+    }
+
+    fn start(&self, database: &str) -> Option<Arc<Database>> {
+        let mut databases = self.shared.databases.write();
+        if let Some(entry) = databases.get(database) {
+            return Some(Arc::clone(entry));
+        }
+        if databases.len() >= DATABASES {
+            return None;
+        }
+        let entry = Arc::new(Database::default());
+        databases.insert(database.into(), Arc::clone(&entry));
+        let keeper = Keeper {
+            shared: Arc::clone(&self.shared),
+            name: database.into(),
+            database: Arc::clone(&entry),
+        };
+        self.shared.runtime.spawn(keeper.run());
+        Some(entry)
+    }
+}
+
+/// The task of one database.
+struct Keeper {
+    shared: Arc<Shared>,
+    name: Box<str>,
+    database: Arc<Database>,
+}
+
+/// What the last look at the server saw.
+#[derive(Default)]
+struct Seen {
+    fingerprint: Option<String>,
+    writes: i64,
+    cheap_looks: u32,
+}
+
+impl Keeper {
+    async fn run(self) {
+        let stop = self.shared.stop.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.keep() => {}
+        }
+    }
+
+    async fn keep(&self) {
+        let mut seen = Seen::default();
+        let mut unasked = 0_u32;
+        loop {
+            let rest = match self.look(&mut seen).await {
+                Ok(()) => POLL,
+                Err(error) => {
+                    // What cannot be checked may have changed.
+                    self.database.catalog.store(None);
+                    seen = Seen::default();
+                    tracing::debug!(database = %self.name, %error, "catalog not loaded");
+                    RETRY
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                () = self.database.wake.notified() => seen.cheap_looks = THOROUGH_EVERY,
+            }
+            unasked =
+                if self.database.asked.swap(false, Ordering::Relaxed) { 0 } else { unasked + 1 };
+            if unasked >= FORGET_AFTER {
+                self.shared.databases.write().remove(&self.name);
+                return;
+            }
+        }
+    }
+
+    /// Looks whether the snapshot is still true, and makes another if it is not.
+    async fn look(&self, seen: &mut Seen) -> Result<(), LoadError> {
+        let reported = self.database.reported.load(Ordering::Acquire);
+        let server = self.shared.source.connect(&self.name).await?;
+        let writes = server.writes().await?;
+        seen.cheap_looks += 1;
+        let thorough = writes != seen.writes || seen.cheap_looks >= THOROUGH_EVERY;
+        if seen.fingerprint.is_none() || thorough {
+            let fingerprint = server.fingerprint().await?;
+            if seen.fingerprint.as_ref() != Some(&fingerprint) {
+                let catalog = server.load(next_version()).await?;
+                let (functions, relations) = catalog.size();
+                tracing::debug!(database = %self.name, functions, relations, "catalog loaded");
+                self.database.catalog.store(Some(Arc::new(catalog)));
+                // Taken before the load: what changes between the two is seen at the next look.
+                seen.fingerprint = Some(fingerprint);
+            }
+            seen.cheap_looks = 0;
+        }
+        seen.writes = writes;
+        if seen.cheap_looks == 0 {
+            self.database.covered.store(reported, Ordering::Release);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! Where catalogs are read from: the primary, with the `[monitor]` login.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio_postgres::NoTls;
+
+use super::load;
+use super::snapshot::Catalog;
+use crate::config::settings::{Address, Secret};
+
+/// A look at a catalog that takes longer is given up.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// Tells the primary's address, if there is a primary.
+pub type Primary = Arc<dyn Fn() -> Option<Address> + Send + Sync>;
+
+/// The login, and where the primary is.
+#[derive(Clone)]
+pub struct Source {
+    user: String,
+    password: Option<Secret>,
+    primary: Primary,
+    pools: Arc<Mutex<Pools>>,
+}
+
+/// One connection per database, to the primary of the moment.
+#[derive(Default)]
+struct Pools {
+    address: Option<Address>,
+    by_database: FxHashMap<Box<str>, Pool>,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// Why a catalog could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No node takes writes.
+    #[error("there is no primary")]
+    NoPrimary,
+    /// The primary could not be reached, or did not let us in.
+    #[error("could not connect to the primary")]
+    Connect(#[source] deadpool_postgres::PoolError),
+    /// The connection could not be prepared.
+    #[error("could not set up connections to the primary")]
+    Build(#[source] deadpool_postgres::BuildError),
+    /// A query failed.
+    #[error("could not read the catalog")]
+    Query(#[from] tokio_postgres::Error),
+    /// It took too long.
+    #[error("the catalog was not read within {} s", TIME_LIMIT.as_secs())]
+    TimedOut,
+}
+
+/// A connection to the primary, in one database.
+pub struct Server {
+    client: Object,
+}
+
+impl Source {
+    /// With this login, from the node that `primary` names.
+    #[must_use]
+    pub fn new(user: &str, password: Option<&Secret>, primary: Primary) -> Self {
+        Self { user: user.to_owned(), password: password.cloned(), primary, pools: Arc::default() }
+    }
+
+    /// A connection to that database on the primary of the moment.
+    ///
+    /// # Errors
+    /// When there is no primary, or it does not let us in within ten seconds.
+    pub async fn connect(&self, database: &str) -> Result<Server, LoadError> {
+        let address = (self.primary)().ok_or(LoadError::NoPrimary)?;
+        let pool = self.pool(address, database)?;
+        let client = within(async { pool.get().await.map_err(LoadError::Connect) }).await?;
+        Ok(Server { client })
+    }
+
+    fn pool(&self, address: Address, database: &str) -> Result<Pool, LoadError> {
+        let mut pools = self.pools.lock();
+        if pools.address.as_ref() != Some(&address) {
+            pools.by_database.clear();
+            pools.address = Some(address.clone());
+        }
+        if let Some(pool) = pools.by_database.get(database) {
+            return Ok(pool.clone());
+        }
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&address.host)
+            .port(address.port)
+            .user(&self.user)
+            .dbname(database)
+            .application_name("causeway catalog")
+            .connect_timeout(TIME_LIMIT)
+            .options("-c statement_timeout=10s -c default_transaction_read_only=on");
+        if let Some(password) = &self.password {
+            config.password(password.expose());
+        }
+        let recycling_method = RecyclingMethod::Fast;
+        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
+        let pool = Pool::builder(manager)
+            .max_size(1)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(LoadError::Build)?;
+        pools.by_database.insert(database.into(), pool.clone());
+        Ok(pool)
+    }
+}
+
+impl Server {
+    /// What [`load::WRITES`] says.
+    pub(super) async fn writes(&self) -> Result<i64, LoadError> {
+        within(async { Ok(self.client.query_one(load::WRITES, &[]).await?.try_get(0)?) }).await
+    }
+
+    /// What [`load::FINGERPRINT`] says.
+    pub(super) async fn fingerprint(&self) -> Result<String, LoadError> {
+        within(async { Ok(self.client.query_one(load::FINGERPRINT, &[]).await?.try_get(0)?) }).await
+    }
+
+    /// Reads the catalog; the snapshot gets this version.
+    ///
+    /// # Errors
+    /// When a query fails or all of it takes longer than ten seconds; the connection is closed then.
+    pub async fn load(self, version: u64) -> Result<Catalog, LoadError> {
+        let loaded = within(async { Ok(load::rows(&self.client).await?) }).await;
+        match loaded {
+            Ok(rows) => Ok(Catalog::build(rows, version)),
+            Err(error) => {
+                // It may still be inside the transaction.
+                drop(Object::take(self.client));
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn within<T>(work: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+    tokio::time::timeout(TIME_LIMIT, work).await.unwrap_or(Err(LoadError::TimedOut))
+}
