@@ -147,11 +147,13 @@ fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
     let blocked = match asked.catalog {
         Some(catalog) => {
             let path = catalog.search_path(asked.search_path, asked.user);
-            by_catalog(statement, asked, catalog, &path)
+            names(statement)
+                .find_map(|(name, _)| by_catalog(name, statement, asked, catalog, &path))
+                .or(catalog.unseen().map(reason_of))
         }
-        None => {
-            by_lists(statement, asked).or(asked.catalog_needed.then_some(Reason::CatalogNotLoaded))
-        }
+        None => names(statement)
+            .find_map(|(name, _)| by_lists(name, asked))
+            .or(asked.catalog_needed.then_some(Reason::CatalogNotLoaded)),
     };
     if let Some(reason) = blocked {
         return Decision::primary(reason);
@@ -223,8 +225,12 @@ impl Named<'_> {
     }
 }
 
+/// A name as it is written.
+fn written(name: &Name) -> (Option<&str>, &str) {
+    (name.schema.as_deref(), &*name.name)
+}
+
 fn names(statement: &Statement) -> impl Iterator<Item = (Named<'_>, (Option<&str>, &str))> {
-    let written = |name: &'_ Name| (name.schema.as_deref(), &*name.name);
     let calls = statement.calls.iter().map(move |call| (Named::Call(call), written(&call.name)));
     let relations =
         statement.relations.iter().map(move |name| (Named::Relation(name), written(name)));

@@ -1,0 +1,323 @@
+//! `causeway explain`: where a statement goes, and why.
+//!
+//! Decides with the same code as the proxy, over the catalog of a primary that it finds among the
+//! nodes itself. Runs none of the statements. The JSON form is a contract: one line out for each
+//! line in, in order, with exactly the keys `target`, `reason` and `statement`.
+
+use std::collections::HashMap;
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::registry::next_version;
+use crate::catalog::{Catalog, Source};
+use crate::config::settings::{Address, Monitor, Settings};
+use crate::routing::{Asked, Decision, LearnedShapes, Router, SessionView, decide, findings};
+use crate::sql::statement::{Lexis, Script, Statement};
+use crate::sql::{self, ScriptCache};
+
+/// A node that does not answer a first question within this time is passed over.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Arguments of `causeway explain`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// How to print; text for one statement and JSON for lines, if not given.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Judge by the text alone: connect to no node, and trust views and tables not to surprise.
+    #[arg(long)]
+    offline: bool,
+    /// The statement. Without it, JSON lines {"sql": ..., "database": ..., "user": ...} are read
+    /// from standard input; database and user may be left out.
+    sql: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people: the facts, and what follows from them.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A line of standard input.
+#[derive(Debug, Deserialize)]
+struct Question {
+    #[serde(default)]
+    sql: String,
+    database: Option<String>,
+    user: Option<String>,
+}
+
+/// A line of standard output.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    target: &'static str,
+    reason: &'static str,
+    statement: &'a str,
+}
+
+/// Runs it. Exit code 1 when a line could not be read, or a database's catalog not be loaded.
+///
+/// # Errors
+/// When the file is wrong, no primary is found, or standard input or output fails.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let settings = crate::config::load(&arguments.config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(explain(arguments, &settings))
+}
+
+async fn explain(arguments: &Arguments, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let mut explainer = Explainer::new(settings, arguments.offline).await?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if let Some(sql) = &arguments.sql {
+        let question = Question { sql: sql.clone(), database: None, user: None };
+        explainer.answer(&question, arguments.format.unwrap_or(Format::Text), &mut out).await?;
+    } else {
+        let format = arguments.format.unwrap_or(Format::Json);
+        let mut lines = std::io::BufReader::new(std::io::stdin().lock());
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            match serde_json::from_slice::<Question>(&line) {
+                Ok(question) => explainer.answer(&question, format, &mut out).await?,
+                Err(_) if line.trim_ascii().is_empty() => {}
+                Err(error) => {
+                    explainer.failed = true;
+                    let message = format!("not a question: {error}");
+                    writeln!(out, "{}", serde_json::json!({ "error": message }))?;
+                }
+            }
+            line.clear();
+            // Whoever asks line by line waits for the answer.
+            if lines.buffer().is_empty() {
+                out.flush()?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(if explainer.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What is kept between questions.
+struct Explainer<'a> {
+    settings: &'a Settings,
+    router: Router,
+    scripts: ScriptCache,
+    /// `None` when offline.
+    source: Option<Source>,
+    catalogs: HashMap<String, Option<Catalog>>,
+    failed: bool,
+}
+
+impl<'a> Explainer<'a> {
+    async fn new(settings: &'a Settings, offline: bool) -> anyhow::Result<Self> {
+        let source = if offline {
+            None
+        } else {
+            let primary = find_primary(settings).await?;
+            let monitor = &settings.monitor;
+            let primary = Arc::new(move || Some(primary.clone()));
+            Some(Source::new(&monitor.user, monitor.password.as_ref(), primary))
+        };
+        let shape_of = |example: &str| sql::analyze(example.as_bytes(), Lexis::default()).shape;
+        Ok(Self {
+            settings,
+            router: Router::new(&settings.routing, Arc::new(LearnedShapes::default()), shape_of),
+            scripts: ScriptCache::new(4096),
+            source,
+            catalogs: HashMap::new(),
+            failed: false,
+        })
+    }
+
+    async fn answer(
+        &mut self,
+        question: &Question,
+        format: Format,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        let monitor = &self.settings.monitor;
+        let database = question.database.as_deref().unwrap_or(&monitor.database);
+        self.load(database).await;
+        let catalog = self.catalogs.get(database).and_then(Option::as_ref);
+        let view = SessionView {
+            catalog,
+            database,
+            user: question.user.as_deref().unwrap_or(&monitor.user),
+            application_name: "",
+            search_path: None,
+            route: None,
+            default_isolation_serializable: false,
+            names_are_utf8: true,
+            temp_names_possible: false,
+        };
+        let script = self.scripts.script(question.sql.as_bytes(), Lexis::default());
+        let asked = Asked { catalog_needed: self.source.is_some(), ..self.router.asked(&view) };
+        let decision = decide(&script, &asked);
+        match format {
+            Format::Json => {
+                let answer = Answer {
+                    target: decision.target.as_str(),
+                    reason: decision.reason.as_str(),
+                    statement: &one_line(&question.sql),
+                };
+                serde_json::to_writer(&mut *out, &answer)?;
+                writeln!(out)?;
+            }
+            Format::Text => {
+                let text = Report { question, script: &script, asked: &asked, decision };
+                text.write(self.router.rules(), self.source.is_none(), out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the database's catalog if this is the first question about it.
+    async fn load(&mut self, database: &str) {
+        let Some(source) = &self.source else { return };
+        if self.catalogs.contains_key(database) {
+            return;
+        }
+        let loaded = async { source.connect(database).await?.load(next_version()).await }.await;
+        let catalog = match loaded {
+            Ok(catalog) => Some(catalog),
+            Err(error) => {
+                self.failed = true;
+                let error = anyhow::Error::new(error);
+                eprintln!("causeway: database \"{database}\": {error:#}");
+                None
+            }
+        };
+        self.catalogs.insert(database.to_owned(), catalog);
+    }
+}
+
+/// The first node that is not in recovery.
+async fn find_primary(settings: &Settings) -> anyhow::Result<Address> {
+    let mut refusals = Vec::new();
+    for node in &settings.nodes {
+        let asked = tokio::time::timeout(ASK_LIMIT, is_primary(&node.address, &settings.monitor));
+        match asked.await {
+            Ok(Ok(true)) => return Ok(node.address.clone()),
+            Ok(Ok(false)) => refusals.push(format!("{}: a replica", node.name)),
+            Ok(Err(error)) => {
+                refusals.push(format!("{}: {:#}", node.name, anyhow::Error::new(error)));
+            }
+            Err(_) => refusals.push(format!("{}: no answer", node.name)),
+        }
+    }
+    Err(anyhow::anyhow!("{}", refusals.join("; ")))
+        .context("found no primary for the catalog (--offline does without)")
+}
+
+async fn is_primary(address: &Address, monitor: &Monitor) -> Result<bool, tokio_postgres::Error> {
+    let mut config = tokio_postgres::Config::new();
+    config.host(&address.host).port(address.port).user(&monitor.user).dbname(&monitor.database);
+    if let Some(password) = &monitor.password {
+        config.password(password.expose());
+    }
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let asked = client.query_one("select not pg_catalog.pg_is_in_recovery()", &[]).await;
+    drop(client);
+    let _ = connection.await;
+    asked?.try_get(0)
+}
+
+/// The text with every run of white space as one blank.
+fn one_line(sql: &str) -> String {
+    sql.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The form for people.
+struct Report<'a> {
+    question: &'a Question,
+    script: &'a Script,
+    asked: &'a Asked<'a>,
+    decision: Decision,
+}
+
+impl Report<'_> {
+    fn write(
+        &self,
+        rules: &crate::routing::CompiledRules,
+        offline: bool,
+        out: &mut impl Write,
+    ) -> std::io::Result<()> {
+        writeln!(out, "statement  {}", one_line(&self.question.sql))?;
+        let several = self.script.statements.len() > 1;
+        for (number, statement) in self.script.statements.iter().enumerate() {
+            if several {
+                let alone = crate::routing::decide_statement(self.script, statement, self.asked);
+                writeln!(
+                    out,
+                    "  part {}  {} ({})",
+                    number + 1,
+                    alone.target.as_str(),
+                    alone.reason
+                )?;
+            }
+            self.write_facts(statement, out)?;
+        }
+        match self.asked.catalog {
+            Some(catalog) => {
+                let (functions, relations) = catalog.size();
+                writeln!(
+                    out,
+                    "catalog    database {}: {functions} functions and {relations} relations beside \
+                     PostgreSQL's own",
+                    self.asked.database
+                )?;
+            }
+            None if offline => writeln!(out, "catalog    not asked (--offline)")?,
+            None => writeln!(out, "catalog    not loaded")?,
+        }
+        let hints = &self.script.hints;
+        if let Some(route) = hints.route {
+            writeln!(out, "hint       {}", format!("{route:?}").to_lowercase())?;
+        }
+        match self.decision.rule.and_then(|id| rules.get(id)) {
+            Some(rule) => writeln!(out, "rule       {}", rule.name)?,
+            None => writeln!(out, "rule       none matches")?,
+        }
+        if let Some(max_lag) = self.decision.max_lag {
+            writeln!(out, "max lag    {}", humantime::format_duration(max_lag))?;
+        }
+        if let Some(level) = self.decision.consistency {
+            writeln!(out, "level      {}", format!("{level:?}").to_lowercase())?;
+        }
+        let Decision { target, reason, .. } = self.decision;
+        writeln!(out, "goes to    {}", target.as_str())?;
+        writeln!(out, "because    {reason}: {}", reason.meaning())
+    }
+
+    fn write_facts(&self, statement: &Statement, out: &mut impl Write) -> std::io::Result<()> {
+        let understood = if statement.understood { "" } else { ", not understood" };
+        writeln!(out, "facts      {} ({:?}{understood})", statement.verb, statement.class)?;
+        for effect in &statement.session {
+            writeln!(out, "           session: {effect:?}")?;
+        }
+        for finding in findings(statement, self.asked) {
+            let named = matches!(finding.kind, "function" | "relation");
+            if !named && finding.reason.is_none() {
+                continue;
+            }
+            let schema = finding.schema.map(|schema| format!("{schema}.")).unwrap_or_default();
+            let verdict = finding.reason.map_or("safe on a replica", |reason| reason.meaning());
+            writeln!(out, "           {} {schema}{}: {verdict}", finding.kind, finding.name)?;
+        }
+        if let Some(inner) = &statement.inner {
+            self.write_facts(inner, out)?;
+        }
+        Ok(())
+    }
+}
