@@ -8,6 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::Hazard;
+use super::body::{Body, WordId};
 use super::builtin;
 use super::node_tree::{Oid, References};
 use super::rows::{FIRST_NORMAL_OID, Function, PG_CATALOG, Relation, Rows};
@@ -18,18 +19,11 @@ type Hazards = FxHashMap<Oid, Hazard>;
 /// Builds the snapshot.
 pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
     let mut catalog = Catalog { version, ..Catalog::default() };
-    let mut functions = function_hazards(&rows);
-    let types = type_hazards(&rows, &functions, &mut catalog);
-    for function in &rows.functions {
-        if function.argument_types.iter().any(|oid| types.contains(oid)) {
-            functions.entry(function.oid).or_insert(Hazard::VolatileOperator);
-        }
-    }
-    let relations = relation_hazards(&rows, &functions, &types);
+    let found = hazards(&rows, &mut catalog);
     let schemas = number_schemas(&rows, &mut catalog);
-    name_functions(&rows, &functions, &schemas, &mut catalog);
+    name_functions(&rows, &found.functions, &schemas, &mut catalog);
     for kind in &rows.types {
-        let hazard = types.contains(&kind.oid).then_some(Hazard::VolatileOperator);
+        let hazard = found.types.contains(&kind.oid).then_some(Hazard::VolatileOperator);
         if let Some(hazard) = hazard {
             catalog.identifiers.insert(kind.name.clone(), hazard);
         }
@@ -40,7 +34,8 @@ pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
         |relation: &Relation| relation.oid >= FIRST_NORMAL_OID || relation.schema != PG_CATALOG;
     for relation in rows.relations.into_iter().filter(named) {
         if let Some(schema) = schemas.get(&relation.schema) {
-            let named = Named { schema: *schema, hazard: relations.get(&relation.oid).copied() };
+            let hazard = found.relations.get(&relation.oid).copied();
+            let named = Named { schema: *schema, hazard };
             catalog.relations.entry(relation.name).or_default().push(named);
         }
     }
@@ -50,6 +45,60 @@ pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
     catalog.relations.shrink_to_fit();
     catalog.types.shrink_to_fit();
     catalog
+}
+
+/// Everything that is a hazard.
+struct Found {
+    functions: Hazards,
+    types: FxHashSet<Oid>,
+    relations: Hazards,
+}
+
+/// Finds all hazards. At first every VOLATILE function is one; then those are excused whose source
+/// names none, until no more are: excusing one may excuse those that call it.
+fn hazards(rows: &Rows, catalog: &mut Catalog) -> Found {
+    let mut excused = FxHashSet::default();
+    loop {
+        catalog.operators.clear();
+        catalog.unseen = None;
+        let mut functions = function_hazards(rows, &excused);
+        let types = type_hazards(rows, &functions, catalog);
+        for function in &rows.functions {
+            if function.argument_types.iter().any(|oid| types.contains(oid)) {
+                functions.entry(function.oid).or_insert(Hazard::VolatileOperator);
+            }
+        }
+        let relations = relation_hazards(rows, &functions, &types);
+        let found = Found { functions, types, relations };
+        let words = hazardous_words(rows, &found, catalog);
+        let before = excused.len();
+        let clean = |body: &Body| !body.changing && !body.words.iter().any(|w| words.contains(w));
+        excused.extend(
+            rows.functions
+                .iter()
+                .filter(|function| function.volatile && !function.shipped)
+                .filter(|function| function.body.as_ref().is_some_and(clean))
+                .map(|function| function.oid),
+        );
+        if excused.len() == before {
+            return found;
+        }
+    }
+}
+
+/// The names of all hazards, as far as sources have them. A function that is still to be excused
+/// does not stand in its own way, nor do its namesakes.
+fn hazardous_words(rows: &Rows, found: &Found, catalog: &Catalog) -> FxHashSet<WordId> {
+    let functions = rows.functions.iter().filter(|f| found.functions.contains_key(&f.oid));
+    let relations = rows.relations.iter().filter(|r| found.relations.contains_key(&r.oid));
+    let types = rows.types.iter().filter(|t| found.types.contains(&t.oid));
+    functions
+        .map(|function| &function.name)
+        .chain(relations.map(|relation| &relation.name))
+        .chain(types.map(|kind| &kind.name))
+        .chain(catalog.operators.keys())
+        .filter_map(|name| rows.words.find(name))
+        .collect()
 }
 
 fn number_schemas(rows: &Rows, catalog: &mut Catalog) -> FxHashMap<Oid, u16> {
@@ -74,29 +123,46 @@ fn own_hazard(function: &Function) -> Option<Hazard> {
     listed.or((function.volatile && !excused).then_some(Hazard::VolatileFunction))
 }
 
-/// Every function that is a hazard, by itself, by a default of an argument, or by its parts.
-fn function_hazards(rows: &Rows) -> Hazards {
+/// Every function that is a hazard, by itself, by a default of an argument, by its parts, or by
+/// what its source calls, whatever it says of itself.
+fn function_hazards(rows: &Rows, excused: &FxHashSet<Oid>) -> Hazards {
     let mut hazards: Hazards = rows
         .functions
         .iter()
+        .filter(|function| !excused.contains(&function.oid))
         .filter_map(|function| own_hazard(function).map(|hazard| (function.oid, hazard)))
         .collect();
-    for (aggregate, parts) in &rows.aggregates {
-        if let Some(hazard) = parts.iter().find_map(|part| hazards.get(part)).copied() {
-            hazards.entry(*aggregate).or_insert(hazard);
+    loop {
+        let before = hazards.len();
+        let mut words: FxHashMap<WordId, Hazard> = FxHashMap::default();
+        for function in rows.functions.iter().filter(|f| hazards.contains_key(&f.oid)) {
+            let word = rows.words.find(&function.name);
+            words.extend(word.map(|word| (word, hazards[&function.oid])));
+        }
+        for function in &rows.functions {
+            let called = function.body.iter().flat_map(|body| &body.called);
+            let by_source = || called.filter_map(|word| words.get(word)).copied().next();
+            let by_default =
+                || function.defaults.as_ref().and_then(|tree| called_by(tree, &hazards));
+            if !hazards.contains_key(&function.oid)
+                && let Some(hazard) = by_source().or_else(by_default)
+            {
+                hazards.insert(function.oid, hazard);
+            }
+        }
+        for (aggregate, parts) in &rows.aggregates {
+            if let Some(hazard) = parts.iter().find_map(|part| hazards.get(part)).copied() {
+                hazards.entry(*aggregate).or_insert(hazard);
+            }
+        }
+        if hazards.len() == before {
+            return hazards;
         }
     }
-    for function in &rows.functions {
-        let default = function.defaults.as_ref();
-        if let Some(hazard) = default.and_then(|tree| called(tree, &hazards)) {
-            hazards.entry(function.oid).or_insert(hazard);
-        }
-    }
-    hazards
 }
 
 /// The first hazard among the functions that a tree calls.
-fn called(tree: &References, functions: &Hazards) -> Option<Hazard> {
+fn called_by(tree: &References, functions: &Hazards) -> Option<Hazard> {
     tree.functions.iter().find_map(|oid| functions.get(oid)).copied()
 }
 
@@ -104,7 +170,7 @@ fn called(tree: &References, functions: &Hazards) -> Option<Hazard> {
 fn type_hazards(rows: &Rows, functions: &Hazards, catalog: &mut Catalog) -> FxHashSet<Oid> {
     let mut found = FxHashSet::default();
     for (domain, tree) in &rows.checks {
-        if called(tree, functions).is_some() {
+        if called_by(tree, functions).is_some() {
             found.insert(*domain);
         }
     }
@@ -174,7 +240,7 @@ fn relation_hazards(rows: &Rows, functions: &Hazards, types: &FxHashSet<Oid>) ->
         }
     }
     for (relation, tree) in &rows.virtual_columns {
-        if called(tree, functions).is_some() {
+        if called_by(tree, functions).is_some() {
             hazards.entry(*relation).or_insert(Hazard::ViewFunction);
         }
     }
@@ -216,7 +282,7 @@ fn reached(
     if tree.row_lock {
         return Some(Hazard::ViewRowLock);
     }
-    if called(tree, functions).is_some() || tree.types.iter().any(|oid| types.contains(oid)) {
+    if called_by(tree, functions).is_some() || tree.types.iter().any(|oid| types.contains(oid)) {
         return Some(Hazard::ViewFunction);
     }
     let mut others = tree.relations.iter().filter(|oid| **oid != owner);

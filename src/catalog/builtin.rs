@@ -19,6 +19,8 @@ const STEADY: &str = include_str!("builtin/steady.txt");
 const HARMLESS: &str = include_str!("builtin/harmless.txt");
 /// What looks like a call and is none: keywords with parentheses, and names of types.
 const SYNTAX: &str = include_str!("builtin/syntax.txt");
+/// Functions of the extensions that come with PostgreSQL, for where there is no catalog.
+const CONTRIB_NAMES: &str = include_str!("builtin/contrib.txt");
 /// Settings whose value is the session's own or the same on all nodes of a cluster.
 const PLAIN_SETTINGS: &str = include_str!("builtin/plain_settings.txt");
 
@@ -35,12 +37,21 @@ static SAFE_CALLS: LazyLock<FxHashSet<&'static str>> = LazyLock::new(|| {
 });
 static HARMLESS_SET: LazyLock<FxHashSet<&'static str>> =
     LazyLock::new(|| words(HARMLESS).collect());
+static CONTRIB: LazyLock<FxHashSet<&'static str>> =
+    LazyLock::new(|| words(CONTRIB_NAMES).filter(|name| function_hazard(name).is_none()).collect());
 static PLAIN: LazyLock<FxHashSet<&'static str>> = LazyLock::new(|| words(PLAIN_SETTINGS).collect());
 
 /// Whether a call of this name is safe on a replica when no user function has the name.
 #[must_use]
 pub fn is_safe_call(name: &str) -> bool {
     SAFE_CALLS.contains(name)
+}
+
+/// The same, where the number of arguments is known to tell a safe overload from one that is not.
+#[must_use]
+pub fn is_safe_call_of(name: &str, arity: Option<u16>) -> bool {
+    // ts_rewrite(query, text) runs the text; the form with a target and a substitute does not.
+    is_safe_call(name) || (name == "ts_rewrite" && arity == Some(3)) || CONTRIB.contains(name)
 }
 
 /// Whether a function of this name that ships with PostgreSQL may be VOLATILE and yet go to a replica.
@@ -71,15 +82,6 @@ pub fn function_hazard(name: &str) -> Option<Hazard> {
         | "query_to_xml_and_xmlschema"
         | "cursor_to_xml"
         | "cursor_to_xmlschema"
-        | "table_to_xml"
-        | "table_to_xmlschema"
-        | "table_to_xml_and_xmlschema"
-        | "schema_to_xml"
-        | "schema_to_xmlschema"
-        | "schema_to_xml_and_xmlschema"
-        | "database_to_xml"
-        | "database_to_xmlschema"
-        | "database_to_xml_and_xmlschema"
         | "ts_stat"
         | "xpath_table"
         | "crosstab"
@@ -194,10 +196,7 @@ const TRANSACTION_FUNCTIONS: &[&str] = &[
     "current_snapshot",
     "export_snapshot",
     "xact_status",
-    "xact_commit_timestamp",
-    "xact_commit_timestamp_origin",
     "get_multixact_members",
-    "visible_in_snapshot",
     "wait_for_lsn",
 ];
 

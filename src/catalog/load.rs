@@ -10,6 +10,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
 
+use super::body::{Body, Words};
 use super::node_tree::{Oid, References};
 use super::rows::{Function, Operator, Relation, Rows, Type};
 
@@ -56,8 +57,11 @@ select p.oid, p.proname, p.pronamespace, p.provolatile = 'v' and p.prokind <> 'a
  p.prolang in (12, 13) or exists (select from pg_depend d where d.classid = 'pg_proc'::regclass \
   and d.objid = p.oid and d.deptype = 'e'), \
  p.pronargs, p.pronargdefaults, p.provariadic <> 0, \
- case when p.oid >= 16384 then p.proargtypes::oid[] end, p.proargdefaults::text \
-from pg_proc p";
+ case when p.oid >= 16384 then p.proargtypes::oid[] end, p.proargdefaults::text, \
+ case when p.oid >= 16384 and l.lanname in ('sql', 'plpgsql') and p.prosrc <> '' then p.prosrc end, \
+ l.lanname = 'sql' \
+from pg_proc p join pg_language l on l.oid = p.prolang \
+where p.prokind <> 'p' and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)";
 
 const AGGREGATES: &str = "\
 select aggfnoid::oid, array[aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, \
@@ -124,9 +128,10 @@ from pg_settings where name = 'search_path'";
 /// Dropping the future leaves `client` inside a transaction: close it.
 pub async fn rows(client: &Client) -> Result<Rows, Error> {
     client.batch_execute(BEGIN).await?;
+    let mut words = Words::default();
     let mut rows = Rows {
         schemas: collect(client, SCHEMAS, |row| Ok((row.try_get(0)?, name(row, 1)?))).await?,
-        functions: collect(client, FUNCTIONS, function).await?,
+        functions: collect(client, FUNCTIONS, |row| function(row, &mut words)).await?,
         aggregates: collect(client, AGGREGATES, |row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .await?,
         relations: collect(client, RELATIONS, relation).await?,
@@ -148,7 +153,9 @@ pub async fn rows(client: &Client) -> Result<Rows, Error> {
         })
         .await?,
         default_search_path: client.query_one(DEFAULT_PATH, &[]).await?.try_get(0)?,
+        words: Words::default(),
     };
+    rows.words = words;
     client.batch_execute("commit").await?;
     merge_policies(&mut rows.policies);
     Ok(rows)
@@ -158,7 +165,7 @@ pub async fn rows(client: &Client) -> Result<Rows, Error> {
 async fn collect<T>(
     client: &Client,
     query: &str,
-    read: impl Fn(&Row) -> Result<T, Error>,
+    mut read: impl FnMut(&Row) -> Result<T, Error>,
 ) -> Result<Vec<T>, Error> {
     let nothing: [&(dyn ToSql + Sync); 0] = [];
     let mut stream = pin!(client.query_raw(query, nothing).await?);
@@ -178,13 +185,15 @@ fn letter(row: &Row, column: usize) -> Result<u8, Error> {
     row.try_get::<_, i8>(column).map(i8::cast_unsigned)
 }
 
-fn function(row: &Row) -> Result<Function, Error> {
+fn function(row: &Row, words: &mut Words) -> Result<Function, Error> {
     let count = |column| row.try_get::<_, i16>(column).map(|n| u16::try_from(n).unwrap_or(0));
     let (arguments, defaults) = (count(5)?, count(6)?);
     let variadic: bool = row.try_get(7)?;
     let mut argument_types: Vec<Oid> = row.try_get::<_, Option<_>>(8)?.unwrap_or_default();
     argument_types.retain(|oid| *oid >= super::rows::FIRST_NORMAL_OID);
     argument_types.shrink_to_fit();
+    let source: Option<&str> = row.try_get(10)?;
+    let plain_sql: bool = row.try_get(11)?;
     let fewest = arguments.saturating_sub(defaults);
     Ok(Function {
         oid: row.try_get(0)?,
@@ -197,6 +206,7 @@ fn function(row: &Row) -> Result<Function, Error> {
         most: if variadic { u16::MAX } else { arguments },
         argument_types,
         defaults: row.try_get::<_, Option<&str>>(9)?.map(References::read),
+        body: source.map(|source| Body::read(source, plain_sql, words)),
     })
 }
 

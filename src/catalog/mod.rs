@@ -5,6 +5,7 @@
 //! nothing: it tells of a name whether it is a [`Hazard`] on a replica.
 
 mod assemble;
+pub mod body;
 pub mod builtin;
 pub mod hazard;
 mod load;

@@ -1,5 +1,6 @@
 //! The catalog rows that a snapshot is built from, as PostgreSQL has them.
 
+use super::body::{Body, Words};
 use super::node_tree::{Oid, References};
 
 /// Objects below this id came with initdb (`FirstNormalObjectId`).
@@ -14,6 +15,8 @@ pub struct Rows {
     pub schemas: Vec<(Oid, Box<str>)>,
     /// `pg_proc`.
     pub functions: Vec<Function>,
+    /// The words of their sources.
+    pub words: Words,
     /// `pg_aggregate` of user aggregates: the aggregate and the functions it is made of.
     pub aggregates: Vec<(Oid, Vec<Oid>)>,
     /// `pg_class`: user relations that can be read, and the views that came with initdb.
@@ -64,6 +67,8 @@ pub struct Function {
     pub argument_types: Vec<Oid>,
     /// What the defaults of its arguments name.
     pub defaults: Option<References>,
+    /// What its source names, if it is written in SQL or PL/pgSQL.
+    pub body: Option<Body>,
 }
 
 /// A row of `pg_class`.

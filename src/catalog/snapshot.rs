@@ -114,15 +114,19 @@ impl Catalog {
             },
             None => None,
         };
+        let overloads = self.functions.get(name).map_or(&[][..], |list| list);
         let visible = |overload: &&Overload| match schema {
             Some(schema) => overload.schema == schema,
             None => path.anywhere || path.schemas.contains(&overload.schema),
         };
+        // A name that the path does not lead to is judged by all that it could mean: the path may
+        // be another one by the time the statement runs.
+        let found = overloads.iter().any(|overload| visible(&overload));
+        let visible = |overload: &&Overload| visible(overload) || (!found && schema.is_none());
         let fits = |overload: &&Overload| {
             call.arity.is_none_or(|n| (overload.fewest..=overload.most).contains(&n))
         };
         let mut known = false;
-        let overloads = self.functions.get(name).map_or(&[][..], |list| list);
         for overload in overloads.iter().filter(visible) {
             known = true;
             if let Some(hazard) = overload.hazard.filter(|_| fits(&overload))
@@ -163,17 +167,17 @@ impl Catalog {
         if let Some(hazard) = builtin::relation_hazard(&name.name) {
             return Verdict::Hazard(hazard);
         }
-        if path.anywhere {
-            let hazard = entries.iter().find_map(|named| named.hazard);
-            return match hazard {
-                Some(hazard) => Verdict::Hazard(hazard),
-                None if entries.is_empty() => Verdict::Unknown,
-                None => Verdict::Safe,
-            };
-        }
         let first =
             path.schemas.iter().find_map(|schema| entries.iter().find(|n| n.schema == *schema));
-        first.map_or(Verdict::Unknown, verdict)
+        match first {
+            Some(named) => verdict(named),
+            // As for functions: judged by all that it could mean.
+            None if entries.is_empty() => Verdict::Unknown,
+            None => {
+                let hazard = entries.iter().find_map(|named| named.hazard);
+                hazard.map_or(Verdict::Safe, Verdict::Hazard)
+            }
+        }
     }
 
     /// The hazard of an identifier wherever it stands: a type with a check or cast that is a

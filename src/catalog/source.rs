@@ -7,6 +7,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 use super::load;
 use super::snapshot::Catalog;
@@ -58,6 +59,20 @@ pub enum LoadError {
     /// It took too long.
     #[error("the catalog was not read within {} s", TIME_LIMIT.as_secs())]
     TimedOut,
+}
+
+impl LoadError {
+    /// Whether the server says that there is no such database.
+    #[must_use]
+    pub fn is_absent_database(&self) -> bool {
+        let error = match self {
+            Self::Connect(deadpool_postgres::PoolError::Backend(error)) | Self::Query(error) => {
+                error
+            }
+            _ => return false,
+        };
+        error.code() == Some(&SqlState::UNDEFINED_DATABASE)
+    }
 }
 
 /// A connection to the primary, in one database.

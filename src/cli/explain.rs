@@ -107,6 +107,14 @@ async fn explain(arguments: &Arguments, settings: &Settings) -> anyhow::Result<E
     Ok(if explainer.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// What came of loading a database's catalog.
+#[derive(Default)]
+struct Known {
+    catalog: Option<Catalog>,
+    /// There is no such database: nothing in it can say more than the text.
+    absent: bool,
+}
+
 /// What is kept between questions.
 struct Explainer<'a> {
     settings: &'a Settings,
@@ -114,7 +122,7 @@ struct Explainer<'a> {
     scripts: ScriptCache,
     /// `None` when offline.
     source: Option<Source>,
-    catalogs: HashMap<String, Option<Catalog>>,
+    catalogs: HashMap<String, Known>,
     failed: bool,
 }
 
@@ -148,7 +156,7 @@ impl<'a> Explainer<'a> {
         let monitor = &self.settings.monitor;
         let database = question.database.as_deref().unwrap_or(&monitor.database);
         self.load(database).await;
-        let catalog = self.catalogs.get(database).and_then(Option::as_ref);
+        let catalog = self.catalogs.get(database).and_then(|known| known.catalog.as_ref());
         let view = SessionView {
             catalog,
             database,
@@ -161,7 +169,8 @@ impl<'a> Explainer<'a> {
             temp_names_possible: false,
         };
         let script = self.scripts.script(question.sql.as_bytes(), Lexis::default());
-        let asked = Asked { catalog_needed: self.source.is_some(), ..self.router.asked(&view) };
+        let catalog_needed = self.catalogs.get(database).is_some_and(|known| !known.absent);
+        let asked = Asked { catalog_needed, ..self.router.asked(&view) };
         let decision = decide(&script, &asked);
         match format {
             Format::Json => {
@@ -188,16 +197,17 @@ impl<'a> Explainer<'a> {
             return;
         }
         let loaded = async { source.connect(database).await?.load(next_version()).await }.await;
-        let catalog = match loaded {
-            Ok(catalog) => Some(catalog),
+        let known = match loaded {
+            Ok(catalog) => Known { catalog: Some(catalog), absent: false },
             Err(error) => {
-                self.failed = true;
+                let absent = error.is_absent_database();
+                self.failed |= !absent;
                 let error = anyhow::Error::new(error);
                 eprintln!("causeway: database \"{database}\": {error:#}");
-                None
+                Known { catalog: None, absent }
             }
         };
-        self.catalogs.insert(database.to_owned(), catalog);
+        self.catalogs.insert(database.to_owned(), known);
     }
 }
 
@@ -277,6 +287,9 @@ impl Report<'_> {
                      PostgreSQL's own",
                     self.asked.database
                 )?;
+            }
+            None if !self.asked.catalog_needed && !offline => {
+                writeln!(out, "catalog    there is no database {}", self.asked.database)?;
             }
             None if offline => writeln!(out, "catalog    not asked (--offline)")?,
             None => writeln!(out, "catalog    not loaded")?,

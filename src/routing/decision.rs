@@ -120,8 +120,8 @@ reasons! {
     VolatileOperator = "volatile_operator",
     /// A function that the catalog does not have.
     UnknownFunction = "unknown_function",
-    /// A relation or type that the catalog does not have, named where nothing else can be meant.
-    UnknownRelation = "unknown_relation",
+    /// An operator that is none of PostgreSQL's own, where there is no catalog to tell its function.
+    UnknownOperator = "unknown_operator",
     /// An unlogged relation: it has no rows on a replica.
     UnloggedRelation = "unlogged_relation",
     /// A temporary relation.
@@ -279,7 +279,7 @@ impl Reason {
                 | Self::VolatileFunction
                 | Self::VolatileOperator
                 | Self::UnknownFunction
-                | Self::UnknownRelation
+                | Self::UnknownOperator
                 | Self::ForeignTable
                 | Self::ViewReachesFunction
                 | Self::PolicyReachesFunction

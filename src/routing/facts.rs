@@ -167,6 +167,12 @@ fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
     Decision::replica(Reason::Read)
 }
 
+/// Whether the name is `current_setting`: what it reads is a value, and may be a node's own. Inside
+/// views, policies and functions it is left alone: there it reads what the session has set.
+fn is_current_setting(name: &Name) -> bool {
+    &*name.name == "current_setting" && name.schema.as_deref().is_none_or(|s| s == "pg_catalog")
+}
+
 /// Whether the name is `set_config`, which the session tracks by itself.
 fn is_set_config(name: &Name) -> bool {
     &*name.name == "set_config" && name.schema.as_deref().is_none_or(|s| s == "pg_catalog")
@@ -256,6 +262,7 @@ fn by_catalog(
             return Some(Reason::TemporaryRelation);
         }
         Named::Call(call) if is_set_config(&call.name) => Verdict::Safe,
+        Named::Call(call) if is_current_setting(&call.name) => return Some(Reason::NodeSetting),
         Named::Call(call) => {
             let vouched = |schema: &str| asked.safe_functions.vouches(schema, &call.name.name);
             match catalog.call(call, path, vouched) {
@@ -283,20 +290,28 @@ fn by_catalog(
     }
 }
 
+/// Whether it is one of PostgreSQL's own spellings.
+fn is_builtin_operator(name: &str) -> bool {
+    crate::sql::words::builtin_operator(name.as_bytes()).is_some()
+}
+
 /// What speaks against a name by the built-in lists alone.
 fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
     match named {
-        Named::Call(Call { name, .. }) => {
+        Named::Call(Call { name, arity }) => {
             if is_set_config(name) || asked.safe_functions.vouches_written(name) {
                 return None;
             }
             if is_temporary_schema(name) {
                 return Some(Reason::TemporaryRelation);
             }
+            if is_current_setting(name) {
+                return Some(Reason::NodeSetting);
+            }
             let own = name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
             match builtin::function_hazard(&name.name) {
                 Some(hazard) => Some(reason_of(hazard)),
-                None if own && builtin::is_safe_call(&name.name) => None,
+                None if own && builtin::is_safe_call_of(&name.name, *arity) => None,
                 None => Some(Reason::UnknownFunction),
             }
         }
@@ -306,7 +321,7 @@ fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
             // SERIAL columns and most people name sequences so.
             None => name.name.ends_with("_seq").then_some(Reason::SequenceRelation),
         },
-        Named::Operator(_) => None,
+        Named::Operator(name) => (!is_builtin_operator(name)).then_some(Reason::UnknownOperator),
         // Functions of one argument may be called in column notation.
         Named::Identifier(name) => builtin::is_hazard_in_column_notation(name)
             .then(|| builtin::function_hazard(name).map(reason_of))

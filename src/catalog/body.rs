@@ -1,0 +1,167 @@
+//! What the source of an SQL or PL/pgSQL function names.
+//!
+//! Most functions are VOLATILE only because nobody said otherwise, and some that claim to be
+//! STABLE call `nextval`. The source tells: if none of its words can change anything and none of
+//! the names in it is a hazard, running it on a replica is as good as running the queries in it.
+//! Words are taken one by one, wherever they stand, so that this errs toward the primary. Dynamic
+//! SQL (`EXECUTE`) is one of the words.
+
+use rustc_hash::FxHashMap;
+
+use crate::sql::scan::{Kind, Scanner};
+use crate::sql::statement::Lexis;
+
+/// Words with which a statement begins that a replica must not run, or that hide one.
+const CHANGING: &[&str] = &[
+    "alter",
+    "analyze",
+    "call",
+    "checkpoint",
+    "cluster",
+    "comment",
+    "commit",
+    "copy",
+    "create",
+    "deallocate",
+    "delete",
+    "discard",
+    "do",
+    "drop",
+    "execute",
+    "grant",
+    "import",
+    "insert",
+    "listen",
+    "load",
+    "lock",
+    "merge",
+    "notify",
+    "prepare",
+    "reassign",
+    "refresh",
+    "reindex",
+    "release",
+    "reset",
+    "revoke",
+    "rollback",
+    "savepoint",
+    "security",
+    "set",
+    "share",
+    "truncate",
+    "unlisten",
+    "update",
+    "vacuum",
+];
+
+/// A word's number, the same for equal words of one load.
+pub type WordId = u32;
+
+/// Gives words numbers.
+#[derive(Debug, Default)]
+pub struct Words {
+    numbers: FxHashMap<Box<str>, WordId>,
+}
+
+impl Words {
+    fn number(&mut self, word: &str) -> WordId {
+        if let Some(number) = self.numbers.get(word) {
+            return *number;
+        }
+        let number = WordId::try_from(self.numbers.len()).unwrap_or(WordId::MAX);
+        self.numbers.insert(word.into(), number);
+        number
+    }
+
+    /// The number of a word that some source has.
+    #[must_use]
+    pub fn find(&self, word: &str) -> Option<WordId> {
+        self.numbers.get(word).copied()
+    }
+}
+
+/// The names in a function's source.
+#[derive(Debug, Default)]
+pub struct Body {
+    /// It has a word that may change something, or could not be read.
+    pub changing: bool,
+    /// Every word, quoted or not, and every operator; sorted.
+    pub words: Vec<WordId>,
+    /// The words before a parenthesis; sorted.
+    pub called: Vec<WordId>,
+}
+
+impl Body {
+    /// Reads a source. In SQL functions INTO creates a table, in PL/pgSQL it fills a variable.
+    #[must_use]
+    pub fn read(source: &str, plain_sql: bool, words: &mut Words) -> Self {
+        let mut body = Self::default();
+        let mut last = None;
+        for token in Scanner::new(source.as_bytes(), Lexis::default()) {
+            let text = &source[token.start..token.end];
+            let word = match token.kind {
+                Kind::Comment => continue,
+                Kind::Word => text.to_lowercase(),
+                Kind::Quoted => text[1..text.len() - 1].replace("\"\"", "\""),
+                Kind::Operator => text.to_owned(),
+                Kind::Open => {
+                    body.called.extend(last.take());
+                    continue;
+                }
+                Kind::Error | Kind::UnicodeQuoted => {
+                    body.changing = true;
+                    continue;
+                }
+                _ => {
+                    last = None;
+                    continue;
+                }
+            };
+            let keyword = token.kind == Kind::Word;
+            body.changing |= keyword && CHANGING.contains(&word.as_str());
+            body.changing |= keyword && plain_sql && word == "into";
+            let number = words.number(&word);
+            body.words.push(number);
+            last = (token.kind != Kind::Operator).then_some(number);
+        }
+        for list in [&mut body.words, &mut body.called] {
+            list.sort_unstable();
+            list.dedup();
+            list.shrink_to_fit();
+        }
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(source: &str) -> (bool, Vec<String>) {
+        let mut words = Words::default();
+        let body = Body::read(source, false, &mut words);
+        let called = |name: &&Box<str>| body.called.contains(&words.numbers[*name]);
+        let mut called: Vec<_> =
+            words.numbers.keys().filter(called).map(ToString::to_string).collect();
+        called.sort();
+        (body.changing, called)
+    }
+
+    #[test]
+    fn tells_sources_that_only_read() {
+        let source = "declare n int; begin -- insert nothing\n select count(*) into n from t \
+                      where v = 'delete'; raise notice 'update %', n; return \"Lower\" (n); end";
+        assert_eq!(read(source), (false, vec!["Lower".into(), "count".into()]));
+        for changing in [
+            "begin insert into t values (1); end",
+            "begin execute 'drop table ' || $1; end",
+            "begin perform 1 from t for update; end",
+            "begin perform 1 from t for key share; end",
+            "begin set local work_mem = 1; end",
+            "begin return 'open; end",
+        ] {
+            assert!(read(changing).0, "{changing}");
+        }
+        assert!(Body::read("select 1 into x", true, &mut Words::default()).changing);
+    }
+}
