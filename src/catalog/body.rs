@@ -140,9 +140,12 @@ mod tests {
     fn read(source: &str) -> (bool, Vec<String>) {
         let mut words = Words::default();
         let body = Body::read(source, false, &mut words);
-        let called = |name: &&Box<str>| body.called.contains(&words.numbers[*name]);
-        let mut called: Vec<_> =
-            words.numbers.keys().filter(called).map(ToString::to_string).collect();
+        let mut called = Vec::new();
+        for (name, number) in &words.numbers {
+            if body.called.contains(number) {
+                called.push(name.to_string());
+            }
+        }
         called.sort();
         (body.changing, called)
     }

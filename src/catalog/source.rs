@@ -65,11 +65,10 @@ impl LoadError {
     /// Whether the server says that there is no such database.
     #[must_use]
     pub fn is_absent_database(&self) -> bool {
-        let error = match self {
-            Self::Connect(deadpool_postgres::PoolError::Backend(error)) | Self::Query(error) => {
-                error
-            }
-            _ => return false,
+        let (Self::Connect(deadpool_postgres::PoolError::Backend(error)) | Self::Query(error)) =
+            self
+        else {
+            return false;
         };
         error.code() == Some(&SqlState::UNDEFINED_DATABASE)
     }
@@ -93,14 +92,14 @@ impl Source {
     /// When there is no primary, or it does not let us in within ten seconds.
     pub async fn connect(&self, database: &str) -> Result<Server, LoadError> {
         let address = (self.primary)().ok_or(LoadError::NoPrimary)?;
-        let pool = self.pool(address, database)?;
+        let pool = self.pool(&address, database)?;
         let client = within(async { pool.get().await.map_err(LoadError::Connect) }).await?;
         Ok(Server { client })
     }
 
-    fn pool(&self, address: Address, database: &str) -> Result<Pool, LoadError> {
+    fn pool(&self, address: &Address, database: &str) -> Result<Pool, LoadError> {
         let mut pools = self.pools.lock();
-        if pools.address.as_ref() != Some(&address) {
+        if pools.address.as_ref() != Some(address) {
             pools.by_database.clear();
             pools.address = Some(address.clone());
         }

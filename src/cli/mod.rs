@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod explain;
 pub mod run;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Run(run::Arguments),
     /// Say whether a configuration file is right, and whether the nodes are
     Check(check::Arguments),
+    /// Tell where a statement goes, and why
+    Explain(explain::Arguments),
     /// Show the proxy at work on a throw-away cluster, or on one of your own
     Demo(demo::DemoArgs),
 }
@@ -45,6 +48,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     match outcome {

@@ -13,6 +13,7 @@ use crate::sql::statement::{RouteHint, Script, Statement};
 
 /// Everything besides the text that a decision depends on.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each with its own name")]
 pub struct Asked<'a> {
     /// The database's catalog, if it is loaded.
     pub catalog: Option<&'a Catalog>,

@@ -217,6 +217,7 @@ enum Named<'a> {
     Call(&'a Call),
     Relation(&'a Name),
     Operator(&'a str),
+    BuiltinOperator(&'a str),
     Identifier(&'a str),
 }
 
@@ -225,7 +226,7 @@ impl Named<'_> {
         match self {
             Self::Call(_) => "function",
             Self::Relation(_) => "relation",
-            Self::Operator(_) => "operator",
+            Self::Operator(_) | Self::BuiltinOperator(_) => "operator",
             Self::Identifier(_) => "identifier",
         }
     }
@@ -240,10 +241,10 @@ fn names(statement: &Statement) -> impl Iterator<Item = (Named<'_>, (Option<&str
     let calls = statement.calls.iter().map(move |call| (Named::Call(call), written(&call.name)));
     let relations =
         statement.relations.iter().map(move |name| (Named::Relation(name), written(name)));
-    let spelled = statement.operators.iter().map(|name| &**name);
-    let operators = spelled
-        .chain(statement.builtin_operators.iter().copied())
-        .map(|name| (Named::Operator(name), (None, name)));
+    let operators = statement.operators.iter().map(|name| (Named::Operator(name), (None, &**name)));
+    let builtin = statement.builtin_operators.iter();
+    let operators =
+        operators.chain(builtin.map(|name| (Named::BuiltinOperator(name), (None, *name))));
     let identifiers = statement.identifiers.iter();
     let identifiers = identifiers.map(|name| (Named::Identifier(name), (None, &**name)));
     calls.chain(relations).chain(operators).chain(identifiers)
@@ -274,7 +275,9 @@ fn by_catalog(
             return Some(Reason::TemporaryRelation);
         }
         Named::Relation(name) => catalog.relation(name, path),
-        Named::Operator(name) => catalog.operator(name).map_or(Verdict::Safe, Verdict::Hazard),
+        Named::Operator(name) | Named::BuiltinOperator(name) => {
+            catalog.operator(name).map_or(Verdict::Safe, Verdict::Hazard)
+        }
         // A name that is only ever called was judged with its schema and arguments.
         Named::Identifier(name)
             if asked.safe_functions.vouches_bare(name)
@@ -288,11 +291,6 @@ fn by_catalog(
         Verdict::Hazard(hazard) => Some(reason_of(hazard)),
         Verdict::Safe | Verdict::Unknown => None,
     }
-}
-
-/// Whether it is one of PostgreSQL's own spellings.
-fn is_builtin_operator(name: &str) -> bool {
-    crate::sql::words::builtin_operator(name.as_bytes()).is_some()
 }
 
 /// What speaks against a name by the built-in lists alone.
@@ -321,7 +319,8 @@ fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
             // SERIAL columns and most people name sequences so.
             None => name.name.ends_with("_seq").then_some(Reason::SequenceRelation),
         },
-        Named::Operator(name) => (!is_builtin_operator(name)).then_some(Reason::UnknownOperator),
+        Named::Operator(_) => Some(Reason::UnknownOperator),
+        Named::BuiltinOperator(_) => None,
         // Functions of one argument may be called in column notation.
         Named::Identifier(name) => builtin::is_hazard_in_column_notation(name)
             .then(|| builtin::function_hazard(name).map(reason_of))

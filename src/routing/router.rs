@@ -31,6 +31,7 @@ pub struct Router {
 
 /// What a decision depends on, of the session that asks.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, each with its own name")]
 pub struct SessionView<'a> {
     /// The database's catalog, if it is loaded.
     pub catalog: Option<&'a Catalog>,
