@@ -19,75 +19,18 @@
 //!
 //! Lag is measured to the primary's flush position: what is not flushed was not acknowledged (save
 //! under `synchronous_commit = off`, within three `wal_writer_delay`) and cannot reach a replica.
+//! The WAL writer flushes whole pages, so that while a long transaction stands still the flushed WAL
+//! may end within a record, which nobody can replay. Such a *torn* end is not held against a replica
+//! that has received all of it, does replay, and has passed the last end that was not torn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::history::History;
+use super::sample::{Limits, Sample};
 use super::verdict::{Change, Standing, Why};
 use super::{Lsn, NodeId, NodeState, NodeView, Role, Topology};
 use crate::config::settings::{self, Address};
-
-/// When a replica is ejected and readmitted: a part of `[monitor]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Time between two samples of one node.
-    pub interval: Duration,
-    /// Ejected beyond.
-    pub max_lag: Duration,
-    /// Ejected beyond, in bytes.
-    pub max_lag_bytes: Option<u64>,
-    /// Readmitted below.
-    pub readmit_lag: Duration,
-    /// After so many samples.
-    pub readmit_after: u32,
-}
-
-impl From<&settings::Monitor> for Limits {
-    fn from(monitor: &settings::Monitor) -> Self {
-        Self {
-            interval: monitor.interval,
-            max_lag: monitor.max_lag,
-            max_lag_bytes: monitor.max_lag_bytes,
-            // A replica that has replayed all that is known shows the age of the primary's last
-            // sample: under two intervals nobody can be told apart from it.
-            readmit_lag: monitor.readmit_lag.max(2 * monitor.interval),
-            readmit_after: monitor.readmit_after,
-        }
-    }
-}
-
-impl Limits {
-    /// A node whose last good sample is older is down.
-    fn silence(&self) -> Duration {
-        self.max_lag.max(3 * self.interval)
-    }
-}
-
-/// What a node said of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sample {
-    /// In recovery or not.
-    pub role: Role,
-    /// `pg_control_system().system_identifier`.
-    pub system_identifier: u64,
-    /// The timeline that it writes, or was last seen to follow.
-    pub timeline: u32,
-    /// Whether `timeline` is the current one, or only one that it has reached.
-    pub timeline_exact: bool,
-    /// Replica: replayed. Primary: flushed.
-    pub position: Lsn,
-    /// Primary: inserted. Replica: as `position`.
-    pub inserted: Lsn,
-    /// When the postmaster started, in microseconds: tells one life of a node from the next.
-    pub life: i64,
-    /// `server_version_num`.
-    pub server_version_num: u32,
-    /// When it was asked.
-    pub sent: Instant,
-    /// When it had answered.
-    pub received: Instant,
-}
 
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts, not one state")]
@@ -110,6 +53,8 @@ struct Node {
     diverged: bool,
     /// The timeline that it was proved to follow by standing where the primary stood.
     followed: Option<u32>,
+    /// The torn end that it stood at: counts as replayed when lag is told in time.
+    excused: Lsn,
 }
 
 impl Node {
@@ -132,11 +77,18 @@ pub struct Judge {
     timeline: Option<u32>,
     /// Where the primary was first seen on its timeline.
     timeline_start: Lsn,
+    /// The primary's last position, if it was torn.
+    torn: Option<Lsn>,
+    /// The primary's last position that was not torn.
+    whole: Lsn,
     primary: Option<NodeId>,
     /// The last node that was the primary, also while it is out of reach.
     last_primary: Option<NodeId>,
     version: u64,
 }
+
+/// A record with a full page or two; longer ones are rare, and merely eject.
+const LONGEST_RECORD: u64 = 2 * 8192 + 256;
 
 type Verdict = (NodeState, Option<Why>);
 
@@ -151,6 +103,8 @@ impl Judge {
             system_identifier: None,
             timeline: None,
             timeline_start: Lsn(0),
+            torn: None,
+            whole: Lsn(0),
             primary: None,
             last_primary: None,
             version: 0,
@@ -181,6 +135,7 @@ impl Judge {
             streak: 0,
             diverged: false,
             followed: None,
+            excused: Lsn(0),
         });
         self.version += 1;
         Some(id)
@@ -241,6 +196,7 @@ impl Judge {
             if restarted {
                 node.diverged = false;
                 node.followed = None;
+                node.excused = Lsn(0);
             }
             if restarted && last.role == sample.role && node.unreachable.is_none() {
                 let name = Arc::clone(&node.name);
@@ -389,10 +345,17 @@ impl Judge {
             changes.push(Change { node: id, name, was, now: Standing::Primary, why });
         }
         self.history.push(sample.position, sample.sent);
+        self.torn = sample.torn.then_some(sample.position);
+        if !sample.torn {
+            self.whole = sample.position;
+        }
         self.last_primary = elected;
         if new {
             // Who had diverged from another primary is looked at anew.
-            self.nodes.iter_mut().for_each(|node| node.diverged = false);
+            for node in &mut self.nodes {
+                node.diverged = false;
+                node.excused = Lsn(0);
+            }
         }
     }
 
@@ -404,11 +367,15 @@ impl Judge {
         else {
             return;
         };
+        let excused = self.nodes[index].reached().is_some_and(|s| self.stands_at_torn_end(s));
         let node = &mut self.nodes[index];
         let Some(sample) = node.sample.as_ref().filter(|sample| sample.role == Role::Replica)
         else {
             return;
         };
+        if let Some(torn) = self.torn.filter(|_| excused) {
+            node.excused = torn;
+        }
         if sample.received < primary.sent && sample.position > primary.inserted {
             node.diverged = true;
         }
@@ -436,9 +403,9 @@ impl Judge {
         if let Some(why) = self.history_of(node, sample, ours) {
             return (NodeState::Banned, Some(why));
         }
-        let behind = self.behind(sample, self.limits.max_lag, now);
-        let returning = self.behind(sample, self.limits.readmit_lag, now);
-        let lag = self.history.lag(sample.position, now).unwrap_or_default();
+        let behind = self.behind(node, sample, self.limits.max_lag, now);
+        let returning = self.behind(node, sample, self.limits.readmit_lag, now);
+        let lag = self.lag(node, sample, now).unwrap_or_default();
         let id = node.id;
         let node = &mut self.nodes[index];
         if sampled == Some(id) {
@@ -483,7 +450,7 @@ impl Judge {
     }
 
     /// Why a replica is too far behind for `limit`.
-    fn behind(&self, sample: &Sample, limit: Duration, now: Instant) -> Option<Why> {
+    fn behind(&self, node: &Node, sample: &Sample, limit: Duration, now: Instant) -> Option<Why> {
         let bytes = self.lag_bytes(sample.position);
         if let Some(limit) = self.limits.max_lag_bytes.filter(|limit| bytes > *limit) {
             return Some(Why::LagBytes { bytes, limit });
@@ -491,11 +458,26 @@ impl Judge {
         if bytes == 0 {
             return None;
         }
-        match self.history.lag(sample.position, now) {
+        match self.lag(node, sample, now) {
             None => Some(Why::LagUnknown { bytes }),
             Some(lag) if lag > limit => Some(Why::Lag { lag, bytes, limit }),
             Some(_) => None,
         }
+    }
+
+    /// Whether a replica has replayed all that can be replayed of WAL with a torn end.
+    fn stands_at_torn_end(&self, sample: &Sample) -> bool {
+        self.torn.is_some_and(|torn| {
+            !sample.paused
+                && sample.position >= self.whole
+                && sample.streamed >= torn
+                && torn.bytes_past(sample.position) <= LONGEST_RECORD
+        })
+    }
+
+    /// Lag in time. What counts as replayed stays so when the torn record becomes whole.
+    fn lag(&self, node: &Node, sample: &Sample, now: Instant) -> Option<Duration> {
+        self.history.lag(sample.position.max(node.excused), now)
     }
 
     fn lag_bytes(&self, position: Lsn) -> u64 {
@@ -562,7 +544,7 @@ impl Judge {
                 lag_bytes: judged.map_or(0, |sample| self.lag_bytes(sample.position)),
                 lag: match judged {
                     None => is_primary.then_some(Duration::ZERO),
-                    Some(sample) => self.history.lag(sample.position, now),
+                    Some(sample) => self.lag(node, sample, now),
                 },
                 sampled_at: node.sample.as_ref().map(|sample| sample.received),
                 server_version_num: node.sample.as_ref().map(|sample| sample.server_version_num),

@@ -9,6 +9,7 @@ pub mod lsn;
 mod metrics;
 pub mod monitor;
 pub mod probe;
+pub mod sample;
 pub mod topology;
 pub mod verdict;
 

@@ -14,8 +14,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::judge::{Judge, Limits, Sample};
+use super::judge::Judge;
 use super::probe::{Probe, ProbeError};
+use super::sample::{Limits, Sample};
 use super::verdict::{Change, Standing};
 use super::{NodeId, NodeState, Topology};
 use crate::config::settings::{Monitor, Node, Settings};

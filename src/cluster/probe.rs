@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryRow};
 
-use super::judge::Sample;
+use super::sample::Sample;
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
 
@@ -28,7 +28,9 @@ select recovering::text, \
  (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text, \
  current_setting('server_version_num'), \
  current_setting('wal_block_size'), \
- pg_size_bytes(current_setting('wal_segment_size'))::text \
+ pg_size_bytes(current_setting('wal_segment_size'))::text, \
+ case when recovering then pg_last_wal_receive_lsn() end::text, \
+ case when recovering then pg_is_wal_replay_paused() end::text \
 from (select pg_is_in_recovery() as recovering offset 0) as node";
 
 /// A probe that brought nothing.
@@ -184,6 +186,8 @@ fn read(row: &SimpleQueryRow, sent: Instant) -> Result<Sample, ProbeError> {
         let streamed = optional(4);
         (streamed.map_or(reached, |tli| tli.max(reached)), streamed.is_some(), position)
     };
+    let torn = role == Role::Primary && position.0 % number(9)?.max(1) == 0 && inserted > position;
+    let streamed = row.get(11).and_then(|text| text.parse().ok()).unwrap_or_default();
     Ok(Sample {
         role,
         // The catalog shows the identifier as a signed number.
@@ -196,6 +200,9 @@ fn read(row: &SimpleQueryRow, sent: Instant) -> Result<Sample, ProbeError> {
         timeline_exact,
         position,
         inserted: inserted.max(position),
+        torn,
+        streamed: if role == Role::Primary { position } else { streamed },
+        paused: row.get(12) == Some("true"),
         life: row.get(7).and_then(|text| text.parse().ok()).ok_or_else(|| wrong(7))?,
         server_version_num: optional(8).ok_or_else(|| wrong(8))?,
         sent,

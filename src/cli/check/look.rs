@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::advice::{Finding, login_failed};
-use crate::cluster::judge::Sample;
+use crate::cluster::sample::Sample;
 use crate::cluster::{Role, monitor, probe};
 use crate::config::settings::{Node, Settings, User, UserPassword};
 
@@ -240,6 +240,11 @@ fn alone(settings: &Settings, node: &Node, seen: &Seen, findings: &mut Vec<Findi
             "{name}: does not stream from the primary; see primary_conninfo, and the node's log for why"
         )));
     }
+    if sample.paused {
+        findings.push(Finding::wrong(format!(
+            "{name}: replay is paused, so it falls behind; on it: select pg_wal_replay_resume()"
+        )));
+    }
     let max_lag = i64::try_from(settings.monitor.max_lag.as_millis()).unwrap_or(i64::MAX);
     if details.replay_waits < 0 || details.replay_waits > max_lag {
         let waits = match details.replay_waits {
@@ -310,6 +315,9 @@ mod tests {
             timeline_exact: true,
             position: Lsn(1),
             inserted: Lsn(1),
+            torn: false,
+            streamed: Lsn(1),
+            paused: false,
             life: 1,
             server_version_num: 150_000,
             sent: now,
@@ -364,6 +372,7 @@ mod tests {
                 "wrong: pg1:1: PostgreSQL 14 or newer",
             ),
             (changed(|node| node.details.receivers = 0), "wrong: pg1:1: does not stream"),
+            (changed(|node| node.sample.paused = true), "wrong: pg1:1: replay is paused"),
             (changed(|node| node.details.replay_waits = -1), "note:  pg1:1: replay waits for ever"),
             (
                 changed(|node| node.details.max_connections = 23),

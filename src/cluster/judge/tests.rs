@@ -60,6 +60,9 @@ impl Scene {
             timeline_exact: true,
             position: Lsn(position),
             inserted: Lsn(position),
+            torn: false,
+            streamed: Lsn(position),
+            paused: false,
             life: 1,
             server_version_num: 150_000,
             sent: self.now,
@@ -219,6 +222,33 @@ fn bytes_eject_as_well() {
     scene.primary(0, 1, 1101);
     assert_eq!(scene.state(1), NodeState::Ejected);
     assert_eq!(scene.said(), ["pg1 lags by 101 B of WAL; max_lag_bytes is 100 B"]);
+}
+
+#[test]
+fn a_record_that_is_not_whole_is_not_held_against_a_replica() {
+    let torn_for = |position, streamed, paused| {
+        let mut scene = Scene::running(2);
+        for _ in 0..20 {
+            scene.after(250);
+            let mut primary = scene.sample(Role::Primary, 1, 8192);
+            (primary.torn, primary.inserted) = (true, Lsn(9000));
+            scene.give(0, primary);
+            let mut replica = scene.sample(Role::Replica, 1, position);
+            (replica.streamed, replica.paused) = (Lsn(streamed), paused);
+            scene.give(1, replica);
+        }
+        // The record becomes whole; the replica has its end a moment later.
+        scene.after(250);
+        scene.primary(0, 1, 9000);
+        let before = scene.state(1);
+        scene.replica(1, 1, position);
+        assert_eq!(scene.state(1), before);
+        before
+    };
+    assert_eq!(torn_for(8100, 8192, false), NodeState::Up);
+    assert_eq!(torn_for(8100, 8192, true), NodeState::Ejected, "paused");
+    assert_eq!(torn_for(8100, 8191, false), NodeState::Ejected, "has not received it");
+    assert_eq!(torn_for(999, 8192, false), NodeState::Ejected, "behind the last whole end");
 }
 
 #[test]
