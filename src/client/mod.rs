@@ -1,8 +1,10 @@
 //! The connection of an application.
 //!
-//! Owns the way in ([`handshake`]). Invariant: what stands behind it exists only once the client
-//! has proved who it is.
+//! Owns the way in ([`handshake`]) and the borders of what is asked ([`conn`]). Invariant: what
+//! stands behind a [`ClientConn`] has proved who it is.
 
+pub mod conn;
 pub mod handshake;
 
+pub use conn::{ClientConn, RequestError};
 pub use handshake::{Entered, Entrance, HandshakeError, Welcome, enter};

@@ -30,6 +30,50 @@ impl Stream {
             Self::Unix(stream) => stream.readable().await,
         }
     }
+
+    /// Polls for something to read, as far as the reactor knows: no system call.
+    ///
+    /// # Errors
+    /// As for [`readable`](Self::readable).
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            // Tokio has no such poll for Unix sockets; the read that follows tells.
+            Self::Unix(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Reads without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing to read; else what the socket says.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
+    /// Moves the socket's registration to the reactor of the runtime that runs this.
+    ///
+    /// # Errors
+    /// If the operating system refuses; the socket is closed then.
+    pub fn rehome(&mut self) -> io::Result<()> {
+        let moved = match self {
+            Self::Tcp(stream) => {
+                let bare = std::net::TcpStream::from(duplicate(stream)?);
+                Self::Tcp(TcpStream::from_std(bare)?)
+            }
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(duplicate(stream)?.into())?),
+        };
+        *self = moved;
+        Ok(())
+    }
+}
+
+/// Another descriptor of the same socket; the first is closed when its owner is dropped.
+fn duplicate(socket: &impl std::os::fd::AsFd) -> io::Result<std::os::fd::OwnedFd> {
+    socket.as_fd().try_clone_to_owned()
 }
 
 impl AsyncRead for Stream {

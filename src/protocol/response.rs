@@ -236,6 +236,12 @@ impl Responses {
         self.failed
     }
 
+    /// Whether the client has seen the beginning of a message whose end has not come.
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.body_left > 0 && self.body_shown
+    }
+
     /// Whether a row went to the client in this exchange.
     #[must_use]
     pub fn rows_shown(&self) -> bool {
@@ -347,10 +353,11 @@ impl Responses {
 
     /// Puts in the answers whose place has come.
     fn put_in(&mut self) {
-        while let Some(Expect { sent: Sent::Answer(bytes), .. }) = self.expects.front() {
+        while let Some(Expect { sent: Sent::Answer(bytes), tag, .. }) = self.expects.front() {
             if !self.hidden {
                 self.pieces.push(Piece::Own(bytes));
             }
+            self.events.extend(tag.map(Event::Done));
             self.expects.pop_front();
         }
     }
@@ -494,7 +501,9 @@ impl Responses {
     fn on_ready(&mut self, status: u8) -> Result<Option<Progress>, ResponseError> {
         self.status = status;
         self.drop_copy_end();
-        match self.expects.pop_front() {
+        let answered = self.expects.pop_front();
+        self.drop_copy_end();
+        match answered {
             Some(Expect { sent: Sent::Sync | Sent::Query | Sent::FunctionCall, own, .. }) => {
                 self.committed |= !own;
                 let last = self.expects.iter().all(|e| matches!(e.sent, Sent::Answer(_)));
@@ -661,6 +670,15 @@ mod tests {
         let mut ahead = pipeline(&[Execute, CopyEnd, Sync]);
         assert_eq!(shown(&mut ahead, &answers("G")).1, Progress::CopyIn);
         assert_eq!(shown(&mut ahead, &answers("CZ")).1, Progress::Ready);
+    }
+
+    #[test]
+    fn a_copy_of_a_simple_query_ends_with_its_ready() {
+        let mut responses = pipeline(&[Sent::Query]);
+        assert_eq!(shown(&mut responses, &answers("G")).1, Progress::CopyIn);
+        responses.expect(Sent::CopyEnd, None);
+        assert_eq!(shown(&mut responses, &answers("CZ")), ("CZ".into(), Progress::Ready));
+        assert!(responses.is_quiet());
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! The connection to a PostgreSQL node.
+//! Connections to PostgreSQL nodes.
 //!
-//! Owns the way in ([`connect`]) and cancelling what runs on one ([`cancel`]).
+//! Owns opening and logging in ([`connect`]), cancelling ([`cancel`]), and what is known of each
+//! connection ([`conn`], [`laid`]). Who may use one is for `pool`, what for is for `session`.
 
 pub mod cancel;
+pub mod conn;
 pub mod connect;
+pub mod laid;
 
-pub use connect::{ConnectError, Established, ServerLogin, connect};
+pub use conn::{Identity, ServerConn};
+pub use connect::{ConnectError, Established, ServerLogin};
+pub use laid::Laid;

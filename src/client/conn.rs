@@ -1,0 +1,129 @@
+//! A client's connection after its login: where requests begin and end.
+//!
+//! Holds a read buffer only while there is something in it.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::net::Stream;
+use crate::protocol::frame::{self, FrameError};
+use crate::protocol::request::{Indexer, Limits, Request};
+
+/// How much is read at once from a client.
+pub const READ_CHUNK: usize = 8 << 10;
+
+/// Why there is no further request.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The connection broke or was closed without Terminate.
+    #[error("the client's connection ended")]
+    Io(#[from] io::Error),
+    /// What came is no frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct ClientConn {
+    /// Its socket.
+    pub stream: Stream,
+    /// What was read, from the border of a frame on.
+    pub input: BytesMut,
+    /// What is to be written.
+    pub output: BytesMut,
+    /// Bytes of a frame that is passed on in parts and has not fully arrived.
+    pub frame_left: usize,
+    /// The request under way has been taken from the buffer already.
+    pub streamed: bool,
+    /// The end of the pipeline under way has been taken from the buffer.
+    pub sync_passed: bool,
+    /// Bytes of a frame that nobody wants and that have not arrived.
+    drop_left: usize,
+    indexer: Indexer,
+}
+
+impl ClientConn {
+    /// A client that has logged in; `input` is what it has sent since.
+    #[must_use]
+    pub fn new(stream: Stream, input: BytesMut) -> Self {
+        Self {
+            stream,
+            input,
+            output: BytesMut::new(),
+            frame_left: 0,
+            streamed: false,
+            sync_passed: false,
+            drop_left: 0,
+            indexer: Indexer::default(),
+        }
+    }
+
+    /// The request at the head of the buffer, if it is there in full.
+    ///
+    /// # Errors
+    /// If the client sent something that is not a frame.
+    pub fn buffered_request(&mut self, limits: &Limits) -> Result<Option<Request>, FrameError> {
+        if self.drop_left > 0 {
+            self.drop_frame();
+        }
+        self.indexer.index(&self.input, limits)
+    }
+
+    /// Drops the frame at the head of the buffer as far as it has arrived, and the rest of it as it
+    /// comes.
+    pub fn drop_frame(&mut self) {
+        if self.drop_left == 0
+            && let Ok(Some(header)) = frame::frontend(&self.input, usize::MAX >> 1)
+        {
+            self.drop_left = header.length;
+        }
+        let here = self.drop_left.min(self.input.len());
+        self.input.advance(here);
+        self.drop_left -= here;
+    }
+
+    /// Waits until there is something to read, without a buffer while none is needed.
+    ///
+    /// # Errors
+    /// If the socket is broken.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn readable(&mut self) -> io::Result<()> {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.stream.readable().await
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// If the socket is broken or the client closed it.
+    ///
+    /// # Cancel safety
+    /// Safe: what was read is in the buffer.
+    pub async fn read(&mut self) -> io::Result<()> {
+        self.input.reserve(READ_CHUNK);
+        match self.stream.read_buf(&mut self.input).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what is to be written.
+    ///
+    /// # Errors
+    /// If the socket is broken.
+    ///
+    /// # Cancel safety
+    /// Not safe: how much was written is lost.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.output).await?;
+        self.output.clear();
+        Ok(())
+    }
+}

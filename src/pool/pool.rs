@@ -1,0 +1,450 @@
+//! The servers of one user and database at one node.
+//!
+//! Invariants: `places` counts the servers that exist or are being opened, idle ones included, and
+//! never exceeds `size`; while anybody waits, nothing is idle; who waits longest is served first.
+//! The lock is held for a few instructions and never across an await.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::lease::{Lease, Place};
+use crate::cluster::NodeId;
+use crate::config::settings::Address;
+use crate::protocol::response::Responses;
+use crate::server::conn::PreparedHere;
+use crate::server::connect::{self, ConnectError, ServerLogin};
+use crate::server::{Identity, Laid, ServerConn};
+
+/// What bounds a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Servers at most.
+    pub size: usize,
+    /// How long a request may wait.
+    pub wait: Duration,
+    /// A server idle for longer is closed.
+    pub idle_timeout: Duration,
+    /// A server older than this is closed when it comes back.
+    pub max_age: Duration,
+    /// Time limit for opening a server.
+    pub connect_timeout: Duration,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// All servers were busy for the whole waiting time.
+    #[error("all {size} servers of the pool were busy for {waited:?}")]
+    Busy {
+        /// Servers in the pool.
+        size: usize,
+        /// How long the request waited.
+        waited: Duration,
+    },
+    /// No connection could be opened.
+    #[error("no connection to the node could be opened")]
+    Connect(#[source] ConnectError),
+}
+
+enum Grant {
+    Server(Lease),
+    Place(Place),
+}
+
+struct State {
+    /// Idle servers by the worker they are registered with, the most recently used last.
+    idle: Vec<Vec<Box<ServerConn>>>,
+    places: usize,
+    waiting: VecDeque<oneshot::Sender<Grant>>,
+    bounds: Bounds,
+}
+
+/// How many servers a pool has, and who waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// On loan or being opened.
+    pub in_use: usize,
+    /// Idle.
+    pub idle: usize,
+    /// Requests that wait.
+    pub waiting: usize,
+}
+
+/// The servers of one user and database at one node.
+pub struct Pool {
+    /// The node.
+    pub node: NodeId,
+    address: Address,
+    login: ServerLogin,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        address: Address,
+        login: ServerLogin,
+        bounds: Bounds,
+        workers: usize,
+    ) -> Self {
+        let state = State {
+            idle: (0..workers).map(|_| Vec::new()).collect(),
+            places: 0,
+            waiting: VecDeque::new(),
+            bounds,
+        };
+        Self { node, address, login, state: Mutex::new(state) }
+    }
+
+    /// A server for the session that runs on `worker`: an idle one, a new one while there is room,
+    /// else the next that comes back. `epoch` is the node's; servers of an older one are closed.
+    ///
+    /// # Errors
+    /// If none came back in time, or a new one could not be opened.
+    ///
+    /// # Cancel safety
+    /// Safe: a place in the queue is given up, a server that was granted meanwhile is passed on.
+    pub async fn lease(self: &Arc<Self>, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
+        let waiting = match self.try_take(worker, epoch) {
+            Taken::Lease(lease) => return Ok(lease),
+            Taken::Place(place) => return self.open(place, worker, epoch).await,
+            Taken::Queue(waiting) => waiting,
+        };
+        let bounds = self.bounds();
+        let mut waiting = Waiting { granted: waiting, pool: self, epoch };
+        match tokio::time::timeout(bounds.wait, &mut waiting.granted).await {
+            Ok(Ok(Grant::Server(mut lease))) if lease.epoch == epoch => {
+                match lease.rehome(worker) {
+                    Ok(()) => Ok(lease),
+                    Err(source) => Err(LeaseError::Connect(ConnectError::Unreachable(source))),
+                }
+            }
+            // A server of an epoch that is over leaves its place to a new one.
+            Ok(Ok(Grant::Server(lease))) => self.open(lease.close(), worker, epoch).await,
+            Ok(Ok(Grant::Place(place))) => self.open(place, worker, epoch).await,
+            Ok(Err(_)) | Err(_) => Err(LeaseError::Busy { size: bounds.size, waited: bounds.wait }),
+        }
+    }
+
+    fn try_take(self: &Arc<Self>, worker: usize, epoch: u64) -> Taken {
+        loop {
+            let found = {
+                let mut state = self.state.lock();
+                match state.pop_idle(worker) {
+                    Some(server) => server,
+                    None if state.places < state.bounds.size => {
+                        state.places += 1;
+                        return Taken::Place(Place::new(self.clone()));
+                    }
+                    None => {
+                        let (grant, granted) = oneshot::channel();
+                        state.waiting.push_back(grant);
+                        return Taken::Queue(granted);
+                    }
+                }
+            };
+            let mut lease = Lease::new(found, Place::new(self.clone()));
+            if lease.epoch == epoch && lease.is_alive() && lease.rehome(worker).is_ok() {
+                return Taken::Lease(lease);
+            }
+        }
+    }
+
+    /// Opens a server in a place that is taken.
+    async fn open(&self, place: Place, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
+        let timeout = self.bounds().connect_timeout;
+        let established = connect::connect(&self.address, &self.login, timeout)
+            .await
+            .map_err(LeaseError::Connect)?;
+        let identity = Identity::new(
+            self.node,
+            self.address.clone(),
+            established.process_id,
+            established.secret_key,
+        );
+        let now = Instant::now();
+        let server = ServerConn {
+            stream: established.stream,
+            input: established.buffer,
+            output: BytesMut::new(),
+            responses: Responses::default(),
+            identity: Arc::new(identity),
+            epoch,
+            home: worker,
+            opened_at: now,
+            idle_since: now,
+            applied: Laid::default(),
+            prepared: PreparedHere::default(),
+            strays: Vec::new(),
+            unnamed: None,
+            greeting: Some(established.parameters),
+            spoiled: false,
+        };
+        Ok(Lease::new(Box::new(server), place))
+    }
+
+    /// Puts a clean server back: to who waits longest, else among the idle ones.
+    pub(super) fn put_back(self: Arc<Self>, mut server: Box<ServerConn>, epoch: u64) {
+        let now = Instant::now();
+        server.idle_since = now;
+        let mut state = self.state.lock();
+        let too_old = now.duration_since(server.opened_at) > state.bounds.max_age;
+        if server.epoch != epoch || too_old || state.places > state.bounds.size {
+            drop(state);
+            drop(server);
+            return self.free_place();
+        }
+        while let Some(waiting) = state.waiting.pop_front() {
+            let lease = Lease::new(server, Place::new(self.clone()));
+            match waiting.send(Grant::Server(lease)) {
+                Ok(()) => return,
+                Err(Grant::Server(lease)) => server = lease.take_back(),
+                Err(Grant::Place(_)) => unreachable!("a server was granted"),
+            }
+        }
+        let home = server.home;
+        state.idle[home].push(server);
+    }
+
+    /// A place has become free: who waits longest may open a server in it.
+    pub(super) fn free_place(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.places > state.bounds.size {
+            state.places -= 1;
+            return;
+        }
+        while let Some(waiting) = state.waiting.pop_front() {
+            match waiting.send(Grant::Place(Place::new(self.clone()))) {
+                Ok(()) => return,
+                Err(Grant::Place(place)) => drop(place.keep()),
+                Err(Grant::Server(_)) => unreachable!("a place was granted"),
+            }
+        }
+        state.places -= 1;
+    }
+
+    /// Closes idle servers that are too old, idle for too long, or of another epoch.
+    pub fn reap(self: &Arc<Self>, now: Instant, epoch: u64) {
+        let mut closed = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let bounds = state.bounds;
+            for idle in &mut state.idle {
+                closed.extend(idle.extract_if(.., |server| {
+                    server.epoch != epoch
+                        || now.duration_since(server.idle_since) > bounds.idle_timeout
+                        || now.duration_since(server.opened_at) > bounds.max_age
+                }));
+            }
+        }
+        for server in closed {
+            drop(server);
+            self.free_place();
+        }
+    }
+
+    /// How many servers there are, and who waits.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let state = self.state.lock();
+        let idle = state.idle.iter().map(Vec::len).sum();
+        let waiting = state.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
+        Counts { in_use: state.places - idle, idle, waiting }
+    }
+
+    /// What bounds it now.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.state.lock().bounds
+    }
+
+    /// Takes new bounds. Servers beyond a smaller size are closed as they come back.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.state.lock().bounds = bounds;
+    }
+
+    /// Whether nothing is left in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.lock().places == 0
+    }
+}
+
+impl State {
+    /// The worker's own most recently used server, else another worker's least recently used one.
+    fn pop_idle(&mut self, worker: usize) -> Option<Box<ServerConn>> {
+        if let Some(server) = self.idle[worker].pop() {
+            return Some(server);
+        }
+        let fullest = self.idle.iter_mut().max_by_key(|idle| idle.len())?;
+        (!fullest.is_empty()).then(|| fullest.remove(0))
+    }
+}
+
+enum Taken {
+    Lease(Lease),
+    Place(Place),
+    Queue(oneshot::Receiver<Grant>),
+}
+
+/// A place in the queue. What was granted when its owner stopped waiting is passed on.
+struct Waiting<'a> {
+    granted: oneshot::Receiver<Grant>,
+    pool: &'a Arc<Pool>,
+    epoch: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.granted.close();
+        if let Ok(Grant::Server(lease)) = self.granted.try_recv() {
+            debug_assert!(Arc::ptr_eq(lease.pool(), self.pool));
+            lease.give_back(self.epoch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Stream;
+
+    fn pool(size: usize) -> Arc<Pool> {
+        let bounds = Bounds {
+            size,
+            wait: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(3600),
+            connect_timeout: Duration::from_secs(5),
+        };
+        // Port 1 on loopback: a connection is refused at once.
+        let address = Address { host: "127.0.0.1".into(), port: 1 };
+        let login = ServerLogin {
+            user: "app".into(),
+            database: "app".into(),
+            password: None,
+            parameters: Vec::new(),
+        };
+        Arc::new(Pool::new(NodeId(0), address, login, bounds, 2))
+    }
+
+    /// A server that is in the pool without having been opened; the other end is returned.
+    fn lend(pool: &Arc<Pool>, process_id: i32) -> (Lease, tokio::net::UnixStream) {
+        let (near, far) = tokio::net::UnixStream::pair().unwrap();
+        pool.state.lock().places += 1;
+        let address = pool.address.clone();
+        let identity = Identity::new(NodeId(0), address, process_id, bytes::Bytes::new());
+        let now = Instant::now();
+        let server = ServerConn {
+            stream: Stream::Unix(near),
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            responses: Responses::default(),
+            identity: Arc::new(identity),
+            epoch: 1,
+            home: 0,
+            opened_at: now,
+            idle_since: now,
+            applied: Laid::default(),
+            prepared: PreparedHere::default(),
+            strays: Vec::new(),
+            unnamed: None,
+            greeting: None,
+            spoiled: false,
+        };
+        (Lease::new(Box::new(server), Place::new(pool.clone())), far)
+    }
+
+    #[tokio::test]
+    async fn a_clean_server_comes_back_and_a_dropped_one_is_closed() {
+        let pool = pool(2);
+        let (lease, _far) = lend(&pool, 7);
+        lease.give_back(1);
+        assert_eq!(pool.counts(), Counts { in_use: 0, idle: 1, waiting: 0 });
+        let lease = pool.lease(1, 1).await.unwrap();
+        assert_eq!((lease.identity.process_id, lease.home), (7, 1), "moved to the other worker");
+        drop(lease);
+        assert_eq!(pool.counts(), Counts::default());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_clean_or_of_another_epoch_is_not_lent_again() {
+        let pool = pool(3);
+        let (mut dirty, _far1) = lend(&pool, 1);
+        dirty.spoiled = true;
+        dirty.give_back(1);
+        let (old, _far2) = lend(&pool, 2);
+        old.give_back(2);
+        assert_eq!(pool.counts(), Counts::default());
+        let (idle, far3) = lend(&pool, 3);
+        idle.give_back(1);
+        drop(far3);
+        tokio::task::yield_now().await;
+        let refused = pool.lease(0, 1).await;
+        assert!(matches!(refused, Err(LeaseError::Connect(_))), "the dead server was not lent");
+        assert_eq!(pool.counts(), Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_longest_is_served_first_and_time_is_limited() {
+        let pool = pool(1);
+        let (lease, _far) = lend(&pool, 9);
+        let wait = |pool: Arc<Pool>| tokio::spawn(async move { pool.lease(0, 1).await });
+        let first = wait(pool.clone());
+        tokio::task::yield_now().await;
+        let gone = wait(pool.clone());
+        tokio::task::yield_now().await;
+        let second = wait(pool.clone());
+        tokio::task::yield_now().await;
+        assert_eq!(pool.counts().waiting, 3);
+        gone.abort();
+        tokio::task::yield_now().await;
+        lease.give_back(1);
+        let lease = first.await.unwrap().unwrap();
+        assert!(!second.is_finished());
+        lease.give_back(1);
+        let lease = second.await.unwrap().unwrap();
+        let late = pool.lease(0, 1).await;
+        assert!(matches!(late, Err(LeaseError::Busy { size: 1, .. })));
+        drop(lease);
+        assert_eq!(pool.counts(), Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_freed_place_goes_to_who_waits() {
+        let pool = pool(1);
+        let (lease, _far) = lend(&pool, 9);
+        let waiting = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.lease(0, 1).await }
+        });
+        tokio::task::yield_now().await;
+        drop(lease);
+        assert!(matches!(waiting.await.unwrap(), Err(LeaseError::Connect(_))), "it tried to open");
+        assert_eq!(pool.counts(), Counts::default());
+    }
+
+    #[tokio::test]
+    async fn the_reaper_closes_what_nobody_should_get() {
+        let pool = pool(2);
+        let (lease, _far) = lend(&pool, 1);
+        lease.give_back(1);
+        pool.reap(Instant::now(), 1);
+        assert_eq!(pool.counts().idle, 1);
+        pool.reap(Instant::now() + Duration::from_secs(61), 1);
+        assert_eq!(pool.counts(), Counts::default());
+    }
+}

@@ -1,0 +1,208 @@
+//! All pools: by account (user and database), then by node.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::pool::{Bounds, Counts, Pool};
+use crate::cluster::{NodeId, Topology};
+use crate::config::settings::Secret;
+use crate::server::Laid;
+use crate::server::connect::ServerLogin;
+
+/// A user in a database: whose servers may be lent to whom.
+#[derive(Debug)]
+pub struct Account {
+    /// The role.
+    pub user: Arc<str>,
+    /// The database.
+    pub database: Arc<str>,
+    login: ServerLogin,
+    bounds: Mutex<Bounds>,
+    workers: usize,
+    /// By node number.
+    pools: RwLock<Vec<Option<Arc<Pool>>>>,
+    greeting: RwLock<Option<Arc<Parameters>>>,
+    /// The same under the settings of start-up packets.
+    greetings: RwLock<Vec<(Laid, Arc<Parameters>)>>,
+}
+
+/// How many start-up packets are remembered per account.
+const GREETINGS: usize = 64;
+
+/// What a server of an account reports of its settings when it is opened.
+pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+impl Account {
+    /// The pool at one node, made when it is first asked for.
+    #[must_use]
+    pub fn pool(&self, node: NodeId, topology: &Topology) -> Arc<Pool> {
+        let number = usize::from(node.0);
+        if let Some(Some(pool)) = self.pools.read().get(number) {
+            return pool.clone();
+        }
+        let mut pools = self.pools.write();
+        if pools.len() <= number {
+            pools.resize(number + 1, None);
+        }
+        pools[number]
+            .get_or_insert_with(|| {
+                let address = topology.node(node).address.clone();
+                let bounds = *self.bounds.lock();
+                Arc::new(Pool::new(node, address, self.login.clone(), bounds, self.workers))
+            })
+            .clone()
+    }
+
+    /// What its servers report, once one has been opened.
+    #[must_use]
+    pub fn greeting(&self) -> Option<Arc<Parameters>> {
+        self.greeting.read().clone()
+    }
+
+    /// Takes note of what a newly opened server reported. Where that has changed (a role's or the
+    /// database's defaults, the node's configuration), what is derived from it is forgotten.
+    pub fn set_greeting(&self, parameters: Parameters) {
+        let mut greeting = self.greeting.write();
+        if greeting.as_deref() != Some(&parameters) {
+            *greeting = Some(Arc::new(parameters));
+            self.greetings.write().clear();
+        }
+    }
+
+    /// What a server reports once these settings are laid on it, if that is known.
+    #[must_use]
+    pub fn greeting_with(&self, laid: &Laid) -> Option<Arc<Parameters>> {
+        let greetings = self.greetings.read();
+        greetings.iter().find(|(known, _)| known == laid).map(|(_, known)| known.clone())
+    }
+
+    /// Takes note of the same.
+    pub fn set_greeting_with(&self, laid: &Laid, parameters: Parameters) -> Arc<Parameters> {
+        let parameters = Arc::new(parameters);
+        let mut greetings = self.greetings.write();
+        if greetings.len() >= GREETINGS {
+            greetings.remove(0);
+        }
+        greetings.push((laid.clone(), parameters.clone()));
+        parameters
+    }
+
+    fn each_pool(&self) -> Vec<Arc<Pool>> {
+        self.pools.read().iter().flatten().cloned().collect()
+    }
+}
+
+/// All pools of the process.
+#[derive(Debug)]
+pub struct Pools {
+    workers: usize,
+    accounts: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Account>>>,
+}
+
+impl Pools {
+    /// No pools yet, for so many workers.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self { workers, accounts: Mutex::new(HashMap::new()) }
+    }
+
+    /// The account of a user in a database, made when it is first asked for. A password that has
+    /// changed since makes a new account; the old one's servers are closed as they come back.
+    pub fn account(
+        &self,
+        user: &str,
+        database: &str,
+        password: Option<&Secret>,
+        bounds: Bounds,
+    ) -> Arc<Account> {
+        let key: (Arc<str>, Arc<str>) = (user.into(), database.into());
+        let mut accounts = self.accounts.lock();
+        if let Some(account) = accounts.get(&key)
+            && account.login.password.as_ref() == password
+        {
+            return account.clone();
+        }
+        let account = Arc::new(Account {
+            user: key.0.clone(),
+            database: key.1.clone(),
+            login: ServerLogin {
+                user: user.to_owned(),
+                database: database.to_owned(),
+                password: password.cloned(),
+                parameters: Vec::new(),
+            },
+            bounds: Mutex::new(bounds),
+            workers: self.workers,
+            pools: RwLock::new(Vec::new()),
+            greeting: RwLock::new(None),
+            greetings: RwLock::default(),
+        });
+        if let Some(replaced) = accounts.insert(key, account.clone()) {
+            close(&replaced);
+        }
+        account
+    }
+
+    /// Takes new bounds for every account (a reload).
+    pub fn set_bounds(&self, bounds: impl Fn(&str) -> Bounds) {
+        for account in self.accounts.lock().values() {
+            let bounds = bounds(&account.user);
+            *account.bounds.lock() = bounds;
+            for pool in account.each_pool() {
+                pool.set_bounds(bounds);
+            }
+        }
+    }
+
+    /// Closes what is idle for too long, too old, or of an epoch that is over, and forgets accounts
+    /// that nobody uses.
+    pub fn reap(&self, now: Instant, topology: &Topology) {
+        let accounts: Vec<_> = self.accounts.lock().values().cloned().collect();
+        for account in &accounts {
+            for pool in account.each_pool() {
+                let epoch = topology.nodes.get(usize::from(pool.node.0)).map_or(0, |n| n.epoch);
+                pool.reap(now, epoch);
+            }
+        }
+        drop(accounts);
+        self.accounts.lock().retain(|_, account| {
+            // One reference is this map's; no session can take another while it is locked.
+            Arc::strong_count(account) > 1 || account.each_pool().iter().any(|p| !p.is_empty())
+        });
+    }
+
+    /// Closes every idle server (shutdown).
+    pub fn close(&self) {
+        for account in self.accounts.lock().values() {
+            close(account);
+        }
+    }
+
+    /// Servers by node number, over all accounts.
+    #[must_use]
+    pub fn counts(&self) -> HashMap<NodeId, Counts> {
+        let mut counts: HashMap<NodeId, Counts> = HashMap::new();
+        for account in self.accounts.lock().values() {
+            for pool in account.each_pool() {
+                let of_node = counts.entry(pool.node).or_default();
+                let of_pool = pool.counts();
+                of_node.in_use += of_pool.in_use;
+                of_node.idle += of_pool.idle;
+                of_node.waiting += of_pool.waiting;
+            }
+        }
+        counts
+    }
+}
+
+/// Closes an account's idle servers, and those on loan as they come back.
+fn close(account: &Account) {
+    for pool in account.each_pool() {
+        pool.set_bounds(Bounds { size: 0, ..pool.bounds() });
+        // An epoch that no server was opened in.
+        pool.reap(Instant::now(), u64::MAX);
+    }
+}

@@ -1,0 +1,243 @@
+//! One connection to a PostgreSQL node, logged in and ready.
+//!
+//! Owns its socket, what is in flight on it, and what Causeway knows to be on it: the settings that
+//! were laid and the statements that were prepared. It belongs to exactly one place at a time: a
+//! pool's idle list or a lease.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+
+use super::laid::Laid;
+use crate::cluster::NodeId;
+use crate::config::settings::Address;
+use crate::net::Stream;
+use crate::protocol::response::Responses;
+use crate::protocol::write;
+
+/// Who a server is, for those who want to cancel what it runs.
+#[derive(Debug)]
+pub struct Identity {
+    /// The node it is a connection to.
+    pub node: NodeId,
+    /// Where the node listens.
+    pub address: Address,
+    /// From its BackendKeyData.
+    pub process_id: i32,
+    /// From its BackendKeyData.
+    pub secret_key: Bytes,
+    cancels: AtomicU32,
+    cancelled: Notify,
+}
+
+impl Identity {
+    /// Names a server.
+    #[must_use]
+    pub fn new(node: NodeId, address: Address, process_id: i32, secret_key: Bytes) -> Self {
+        Self {
+            node,
+            address,
+            process_id,
+            secret_key,
+            cancels: AtomicU32::new(0),
+            cancelled: Notify::new(),
+        }
+    }
+
+    /// A cancel request is about to be sent: until [`cancel_delivered`](Self::cancel_delivered) the
+    /// server must not serve anybody else.
+    pub fn cancel_sent(&self) {
+        self.cancels.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The node has taken the cancel request (it closed the connection that brought it).
+    pub fn cancel_delivered(&self) {
+        self.cancels.fetch_sub(1, Ordering::AcqRel);
+        self.cancelled.notify_waiters();
+    }
+
+    /// Whether a cancel request is under way.
+    #[must_use]
+    pub fn is_being_cancelled(&self) -> bool {
+        self.cancels.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until no cancel request is under way.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn cancels_delivered(&self) {
+        while self.is_being_cancelled() {
+            let delivered = self.cancelled.notified();
+            if self.is_being_cancelled() {
+                delivered.await;
+            }
+        }
+    }
+}
+
+/// The statements that Causeway has prepared on a server, by number, with the least recently used
+/// known.
+#[derive(Debug, Default)]
+pub struct PreparedHere {
+    last_used: FxHashMap<u64, u64>,
+    clock: u64,
+}
+
+impl PreparedHere {
+    /// Whether the statement is prepared; if so, it counts as used now.
+    pub fn touch(&mut self, number: u64) -> bool {
+        self.clock += 1;
+        let clock = self.clock;
+        self.last_used.get_mut(&number).map(|used| *used = clock).is_some()
+    }
+
+    /// The statement was prepared.
+    pub fn insert(&mut self, number: u64) {
+        self.clock += 1;
+        self.last_used.insert(number, self.clock);
+    }
+
+    /// The statement was closed.
+    pub fn remove(&mut self, number: u64) {
+        self.last_used.remove(&number);
+    }
+
+    /// All statements are gone.
+    pub fn clear(&mut self) {
+        self.last_used.clear();
+    }
+
+    /// A statement to close before one more is prepared, if there are `limit` already.
+    #[must_use]
+    pub fn surplus(&self, limit: usize) -> Option<u64> {
+        if self.last_used.len() < limit.max(1) {
+            return None;
+        }
+        self.last_used.iter().min_by_key(|(_, used)| **used).map(|(number, _)| *number)
+    }
+}
+
+/// One server connection.
+#[derive(Debug)]
+pub struct ServerConn {
+    /// Its socket.
+    pub stream: Stream,
+    /// What was read and not yet handed on.
+    pub input: BytesMut,
+    /// What is to be written.
+    pub output: BytesMut,
+    /// What is in flight.
+    pub responses: Responses,
+    /// Its name for cancel requests.
+    pub identity: Arc<Identity>,
+    /// The node's epoch it was opened in.
+    pub epoch: u64,
+    /// The worker whose reactor it is registered with.
+    pub home: usize,
+    /// When it was opened.
+    pub opened_at: Instant,
+    /// When it was last put back.
+    pub idle_since: Instant,
+    /// The settings laid on it.
+    pub applied: Laid,
+    /// The statements prepared on it.
+    pub prepared: PreparedHere,
+    /// Names of the client's own that were lent to the server and must be closed before its next
+    /// request.
+    pub strays: Vec<Bytes>,
+    /// Hash of the text in the unnamed statement, as far as known.
+    pub unnamed: Option<u64>,
+    /// What it reported when it was opened (ParameterStatus), until somebody takes note of it.
+    pub greeting: Option<Vec<(Box<[u8]>, Box<[u8]>)>>,
+    /// What it is, is no longer known: it must be closed and not used again.
+    pub spoiled: bool,
+}
+
+impl ServerConn {
+    /// Whether its connection is still there, as far as the reactor knows: an idle server that has
+    /// something to say has been closed by the node, or is about to be.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.stream.poll_read_ready(&mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => false,
+            Poll::Ready(Ok(())) => {
+                let mut byte = [0];
+                matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
+    /// Registers the socket with the reactor of the worker that runs this.
+    ///
+    /// # Errors
+    /// If the operating system refuses the registration.
+    pub fn rehome(&mut self, worker: usize) -> io::Result<()> {
+        if self.home != worker {
+            self.stream.rehome()?;
+            self.home = worker;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is in flight in either direction and nothing is unknown.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        !self.spoiled
+            && self.responses.is_quiet()
+            && self.responses.status() == b'I'
+            && self.input.is_empty()
+            && self.output.is_empty()
+    }
+}
+
+impl Drop for ServerConn {
+    fn drop(&mut self) {
+        // A courtesy that saves the node a log line; nothing depends on it.
+        if self.is_clean() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = std::pin::Pin::new(&mut self.stream).poll_write(&mut cx, &write::TERMINATE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_recently_used_statement_goes_first() {
+        let mut here = PreparedHere::default();
+        here.insert(1);
+        here.insert(2);
+        assert_eq!(here.surplus(3), None);
+        assert!(here.touch(1) && !here.touch(9));
+        assert_eq!(here.surplus(2), Some(2));
+        here.remove(2);
+        assert_eq!(here.surplus(2), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_is_kept_while_a_cancel_is_under_way() {
+        let address = Address { host: "127.0.0.1".into(), port: 1 };
+        let identity = Arc::new(Identity::new(NodeId(0), address, 1, Bytes::new()));
+        identity.cancel_sent();
+        let waiting = tokio::spawn({
+            let identity = identity.clone();
+            async move { identity.cancels_delivered().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        identity.cancel_delivered();
+        waiting.await.unwrap();
+    }
+}
