@@ -1,1 +1,25 @@
-//! (room: session)
+//! One client's session: a machine that decides and a driver that does.
+//!
+//! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`]. With
+//! sockets: [`driver`], [`acquire`], [`relay`], [`audit`], [`greet`], [`registry`].
+
+pub mod acquire;
+pub mod audit;
+pub mod compose;
+pub mod driver;
+pub mod eyes;
+pub mod failure;
+pub mod greet;
+pub mod judge;
+pub mod machine;
+pub mod metrics;
+pub mod options;
+pub mod pins;
+pub mod registry;
+pub mod relay;
+pub mod settings;
+pub mod shared;
+pub mod statements;
+
+pub use driver::Session;
+pub use shared::{Rules, Shared};

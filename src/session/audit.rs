@@ -1,0 +1,141 @@
+//! Asking a server what a session has left on it.
+//!
+//! Much that a session does cannot be seen from its statements: a function may set, lock, listen or
+//! create. When a transaction in which that is possible has ended, the server itself is asked, once,
+//! before it could serve anybody else. The answer replaces what was believed: it pins, and it unpins
+//! when the cause is gone.
+
+use std::io;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::pins::{Pin, Pins};
+use crate::protocol::{ErrorReport, frame, write};
+use crate::server::{Laid, ServerConn};
+
+/// What is left of a session on its server. `pg_settings` shows every setting whose source is the
+/// session, placeholders included; role and authorization are not in it.
+const QUESTION: &[u8] = b"SELECT name, setting FROM pg_catalog.pg_settings \
+WHERE source = 'session' AND name NOT LIKE 'transaction\\_%' \
+UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
+WHERE pg_catalog.current_setting('role') <> 'none' \
+UNION ALL SELECT 'session_authorization', session_user::pg_catalog.text \
+UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
+WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_proc \
+WHERE pronamespace = pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_type \
+WHERE typnamespace = pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT '+listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+UNION ALL SELECT '+lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
+UNION ALL SELECT '+cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+UNION ALL SELECT '+prepared', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
+WHERE from_sql)";
+
+/// What a server said.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The settings that are on it.
+    pub laid: Laid,
+    /// What keeps the session there.
+    pub pins: Pins,
+}
+
+/// The server could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// Its connection broke.
+    #[error("the connection to the server broke while it was asked for the session's state")]
+    Io(#[from] io::Error),
+    /// It refused the question.
+    #[error("the server refused to tell the session's state")]
+    Refused(#[source] ErrorReport),
+    /// It answered nonsense.
+    #[error("the server's answer about the session's state is not understood")]
+    Protocol,
+}
+
+/// Asks a server that is outside of any transaction. `user` is the role it was opened as.
+///
+/// # Errors
+/// If the server is gone or refuses; it must be closed then, and its session told.
+///
+/// # Cancel safety
+/// Not safe: the server must be closed.
+pub async fn audit(server: &mut ServerConn, user: &str) -> Result<Findings, AuditError> {
+    let rows = ask(server, QUESTION).await?;
+    let mut findings = Findings::default();
+    for (name, value) in rows {
+        match name.as_str() {
+            "+temp" => findings.pins.add(Pin::TempTable),
+            "+listen" => findings.pins.add(Pin::Listen),
+            "+lock" => findings.pins.add(Pin::AdvisoryLock),
+            "+cursor" => findings.pins.add(Pin::HoldCursor),
+            "+prepared" => findings.pins.add(Pin::Prepared),
+            "session_authorization" if value == user => {}
+            _ => findings.laid = findings.laid.with_value(&name.to_lowercase(), &value),
+        }
+    }
+    Ok(findings)
+}
+
+/// Runs one statement of two text columns on a server that is idle and quiet.
+async fn ask(
+    server: &mut ServerConn,
+    question: &[u8],
+) -> Result<Vec<(String, String)>, AuditError> {
+    let mut out = BytesMut::new();
+    write::query(&mut out, question);
+    server.stream.write_all(&out).await?;
+    let mut rows = Vec::new();
+    let mut refused = None;
+    loop {
+        while let Some(header) = frame::backend(&server.input).map_err(|_| AuditError::Protocol)? {
+            if server.input.len() < header.length {
+                break;
+            }
+            let message = server.input.split_to(header.length);
+            let body = &message[frame::HEADER..];
+            match header.kind {
+                b'D' => rows.push(two_columns(body).ok_or(AuditError::Protocol)?),
+                b'E' => refused = Some(ErrorReport::parse(body)),
+                b'Z' => return refused.map_or(Ok(rows), |report| Err(AuditError::Refused(report))),
+                _ => {}
+            }
+        }
+        server.input.reserve(8 << 10);
+        if server.stream.read_buf(&mut server.input).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}
+
+fn two_columns(mut body: &[u8]) -> Option<(String, String)> {
+    if body.try_get_u16().ok()? != 2 {
+        return None;
+    }
+    let mut column = || {
+        let length = usize::try_from(body.try_get_i32().ok()?).ok()?;
+        let text = String::from_utf8_lossy(body.get(..length)?).into_owned();
+        body = &body[length..];
+        Some(text)
+    };
+    Some((column()?, column()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_two_texts_or_nothing() {
+        let row = b"\0\x02\0\0\0\x01a\0\0\0\x02bc";
+        assert_eq!(two_columns(row), Some(("a".into(), "bc".into())));
+        for cut in 0..row.len() {
+            assert_eq!(two_columns(&row[..cut]), None);
+        }
+        assert_eq!(two_columns(b"\0\x02\xff\xff\xff\xff\0\0\0\0"), None, "NULL");
+    }
+}

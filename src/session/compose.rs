@@ -1,0 +1,444 @@
+//! From the client's frames to what a server is sent: settings laid first, a held BEGIN made real,
+//! statements under the server's names, prepared where they are not.
+//!
+//! Every message that is written is noted with [`Responses::expect`], in order, so that the answers
+//! find their way. Causeway's own messages are noted as such and the client never sees them.
+
+use bytes::{BufMut, Bytes};
+
+use super::judge::Judge;
+use super::machine::{Book, Machine, Phase, Portal, bind_fields, changes, parse_fields};
+use super::statements::{Prepared, put_server_name};
+use crate::protocol::request::{End, Frame, Request};
+use crate::protocol::response::Sent;
+use crate::protocol::{frame, write};
+use crate::server::ServerConn;
+use crate::sql::statement::SessionEffect;
+
+const PARSE_COMPLETE: &[u8] = &[b'1', 0, 0, 0, 4];
+const CLOSE_COMPLETE: &[u8] = &[b'3', 0, 0, 0, 4];
+
+impl Machine {
+    /// Writes the statements that lay the session's settings on a server outside of a transaction.
+    /// Returns whether their success must be seen before anything else is sent.
+    pub fn compose_settings(&mut self, server: &mut ServerConn) -> bool {
+        if server.applied == *self.settings.committed() {
+            return false;
+        }
+        let mut sure = true;
+        let applied = server.applied.clone();
+        write::message(&mut server.output, b'Q', |out| {
+            sure = self.settings.committed().difference(&applied, out);
+            out.put_u8(0);
+        });
+        server.responses.expect_own(Sent::Query, None);
+        server.unnamed = None;
+        server.applied = self.settings.committed().clone();
+        !sure
+    }
+
+    /// Writes the session's settings as a whole, also those that the server has already, so that it
+    /// reports them all. False if there is none.
+    pub fn compose_settings_anew(&mut self, server: &mut ServerConn) -> bool {
+        let committed = self.settings.committed().clone();
+        let mut text = bytes::BytesMut::new();
+        let foreign = server.applied.clone();
+        let nothing = crate::server::Laid::default();
+        nothing.difference(&foreign, &mut text);
+        committed.difference(&nothing, &mut text);
+        if text.is_empty() {
+            return false;
+        }
+        write::query(&mut server.output, &text);
+        server.responses.expect_own(Sent::Query, None);
+        server.unnamed = None;
+        server.applied = committed;
+        true
+    }
+
+    /// Writes what stands between the session and its request: a BEGIN that was held back, and the
+    /// removal of names that must not stay.
+    pub fn compose_prefix(&mut self, server: &mut ServerConn) {
+        if !server.strays.is_empty() {
+            for name in std::mem::take(&mut server.strays) {
+                write::close_statement(&mut server.output, &name);
+                server.responses.expect_own(Sent::Close, None);
+            }
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+        }
+        if let Phase::Held { texts, .. } = &self.phase {
+            server.unnamed = None;
+            for text in texts {
+                write::query(&mut server.output, text);
+                server.responses.expect_own(Sent::Query, None);
+            }
+        }
+    }
+
+    /// Writes a whole request.
+    pub fn compose(
+        &mut self,
+        request: &Request,
+        buffer: &[u8],
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
+        self.books.clear();
+        self.pending.clear();
+        if request.end == End::Query {
+            self.compose_sql_execute(buffer, request.frames[0], server, judge);
+        }
+        for frame in &request.frames {
+            self.compose_frame(*frame, buffer, server, judge);
+        }
+    }
+
+    /// Writes one frame of the client's. It must be whole.
+    pub fn compose_frame(
+        &mut self,
+        frame: Frame,
+        buffer: &[u8],
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
+        let bytes = frame.bytes(buffer);
+        let body = frame.body(buffer);
+        let sent = match frame.kind {
+            b'P' => return self.compose_parse(bytes, body, server, judge),
+            b'B' => return self.compose_bind(bytes, body, server),
+            b'D' => return self.compose_describe(bytes, body, server),
+            b'C' => return self.compose_close(bytes, body, server),
+            b'E' => return self.compose_execute(bytes, body, server),
+            b'Q' => {
+                // PostgreSQL drops the unnamed statement at every simple query.
+                server.unnamed = None;
+                self.statements.unnamed.clear();
+                Some(Sent::Query)
+            }
+            b'F' => Some(Sent::FunctionCall),
+            b'S' => Some(Sent::Sync),
+            b'c' | b'f' => Some(Sent::CopyEnd),
+            _ => None,
+        };
+        server.output.extend_from_slice(bytes);
+        if let Some(sent) = sent {
+            server.responses.expect(sent, None);
+        }
+    }
+
+    /// Writes the part of a large frame that has arrived; the rest is passed on as it comes. False
+    /// if more of it is needed first.
+    pub fn compose_head(
+        &mut self,
+        arrived: &[u8],
+        header: frame::Header,
+        server: &mut ServerConn,
+    ) -> bool {
+        match header.kind {
+            b'B' => {
+                let Some((portal, name, rest)) = bind_fields(&arrived[frame::HEADER..]) else {
+                    return false;
+                };
+                let prepared = self.named(name);
+                if name.is_empty() {
+                    self.ensure_unnamed(server);
+                }
+                self.note_portal(portal, prepared.as_deref(), name.is_empty());
+                if let Some(prepared) = prepared {
+                    self.ensure_prepared(&prepared, server);
+                    let mut renamed = bytes::BytesMut::new();
+                    put_server_name(&mut renamed, prepared.number);
+                    // The frame's length counts neither its type nor the old name any more.
+                    let length = header.length - 1 - name.len() + renamed.len();
+                    server.output.put_u8(b'B');
+                    server.output.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+                    server.output.extend_from_slice(portal);
+                    server.output.put_u8(0);
+                    server.output.extend_from_slice(&renamed);
+                    server.output.put_u8(0);
+                    server.output.extend_from_slice(rest);
+                } else {
+                    server.output.extend_from_slice(arrived);
+                }
+                server.responses.expect(Sent::Bind, None);
+            }
+            kind => {
+                server.output.extend_from_slice(arrived);
+                match kind {
+                    b'Q' => {
+                        server.unnamed = None;
+                        self.statements.unnamed.clear();
+                        server.responses.expect(Sent::Query, None);
+                    }
+                    b'F' => server.responses.expect(Sent::FunctionCall, None),
+                    _ => {}
+                }
+            }
+        }
+        true
+    }
+
+    fn book(&mut self, book: Book) -> u32 {
+        self.books.push(book);
+        // A pipeline is bounded by `limits.pipeline` bytes, far fewer messages than 2^32.
+        u32::try_from(self.books.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn named(&self, name: &[u8]) -> Option<std::sync::Arc<Prepared>> {
+        match self.pending.get(name) {
+            Some(pending) => pending.clone(),
+            None => self.statements.get(name).cloned(),
+        }
+    }
+
+    fn compose_parse(
+        &mut self,
+        bytes: &[u8],
+        body: &[u8],
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
+        let Some((name, text, types)) = parse_fields(body) else {
+            return pass(bytes, Sent::Parse, server);
+        };
+        let script = judge.script(text, self.lexis);
+        let meaning = self.settings.current().meaning();
+        if name.is_empty() {
+            self.statements.unnamed.set(text, types, meaning, script);
+            let hash = self.statements.unnamed.get().map_or(0, |unnamed| unnamed.3);
+            server.unnamed = None;
+            let tag = self.book(Book::Unnamed(hash));
+            server.output.extend_from_slice(bytes);
+            return server.responses.expect(Sent::Parse, Some(tag));
+        }
+        if self.named(name).is_some() {
+            // The name is taken. So that the server says so in its own words, it is taken there too.
+            write::parse(&mut server.output, name, b"", &[0, 0]);
+            server.responses.expect_own(Sent::Parse, None);
+            server.strays.push(Bytes::copy_from_slice(name));
+            return pass(bytes, Sent::Parse, server);
+        }
+        let prepared = self.shared.intern(text, types, meaning, &script);
+        let name = Bytes::copy_from_slice(name);
+        self.pending.insert(name.clone(), Some(prepared.clone()));
+        let number = prepared.number;
+        let tag = self.book(Book::Named(name, prepared));
+        if server.prepared.touch(number) || self.is_pending_here(number, tag) {
+            return server.responses.expect(Sent::Answer(PARSE_COMPLETE), Some(tag));
+        }
+        self.make_room(server);
+        write::message(&mut server.output, b'P', |out| {
+            put_server_name(out, number);
+            out.put_u8(0);
+            out.extend_from_slice(text);
+            out.put_u8(0);
+            out.extend_from_slice(types);
+        });
+        server.responses.expect(Sent::Parse, Some(tag));
+    }
+
+    /// Whether an earlier message of the request under way prepares this number at the server.
+    fn is_pending_here(&self, number: u64, before: u32) -> bool {
+        self.books[..before as usize].iter().any(|book| match book {
+            Book::Named(_, prepared) => prepared.number == number,
+            Book::Here(here) => *here == number,
+            _ => false,
+        })
+    }
+
+    /// Closes the least recently used statement at a server that has as many as it may.
+    fn make_room(&mut self, server: &mut ServerConn) {
+        if let Some(surplus) = server.prepared.surplus(self.prepared_limit) {
+            write::message(&mut server.output, b'C', |out| {
+                out.put_u8(b'S');
+                put_server_name(out, surplus);
+                out.put_u8(0);
+            });
+            let tag = self.book(Book::Gone(surplus));
+            server.responses.expect_own(Sent::Close, Some(tag));
+            // Were it to stay in the books until the answer, the next Parse would pick it again.
+            server.prepared.remove(surplus);
+        }
+    }
+
+    /// Prepares a statement of the session's at the server, if it is not there.
+    fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
+        let here = u32::try_from(self.books.len()).unwrap_or(u32::MAX);
+        if server.prepared.touch(prepared.number) || self.is_pending_here(prepared.number, here) {
+            return;
+        }
+        self.make_room(server);
+        write::message(&mut server.output, b'P', |out| {
+            put_server_name(out, prepared.number);
+            out.put_u8(0);
+            out.extend_from_slice(&prepared.text);
+            out.put_u8(0);
+            out.extend_from_slice(&prepared.types);
+        });
+        let tag = self.book(Book::Here(prepared.number));
+        server.responses.expect_own(Sent::Parse, Some(tag));
+    }
+
+    /// Prepares the session's unnamed statement at the server, if another is there.
+    fn ensure_unnamed(&mut self, server: &mut ServerConn) {
+        let Some((text, types, _, hash)) = self.statements.unnamed.get() else { return };
+        let pending = self.books.iter().any(|book| matches!(book, Book::Unnamed(_)));
+        if pending || server.unnamed == Some(hash) {
+            return;
+        }
+        write::parse(&mut server.output, b"", text, types);
+        let tag = self.book(Book::Unnamed(hash));
+        server.responses.expect_own(Sent::Parse, Some(tag));
+    }
+
+    fn compose_bind(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
+        let Some((portal, name, rest)) = bind_fields(body) else {
+            return pass(bytes, Sent::Bind, server);
+        };
+        let prepared = if name.is_empty() {
+            self.ensure_unnamed(server);
+            None
+        } else {
+            self.named(name)
+        };
+        self.note_portal(portal, prepared.as_deref(), name.is_empty());
+        let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
+        self.ensure_prepared(&prepared, server);
+        write::message(&mut server.output, b'B', |out| {
+            out.extend_from_slice(portal);
+            out.put_u8(0);
+            put_server_name(out, prepared.number);
+            out.put_u8(0);
+            out.extend_from_slice(rest);
+        });
+        server.responses.expect(Sent::Bind, None);
+    }
+
+    /// Remembers a portal whose execution would change the session.
+    fn note_portal(&mut self, portal: &[u8], prepared: Option<&Prepared>, unnamed: bool) {
+        self.portals.retain(|known| known.name != portal);
+        let bound = match (prepared, unnamed) {
+            (Some(prepared), _) => Some((&prepared.script, &prepared.text[..])),
+            (None, true) => {
+                self.statements.unnamed.get().map(|(text, _, script, _)| (script, text))
+            }
+            (None, false) => None,
+        };
+        if let Some((script, text)) = bound
+            && changes(script)
+        {
+            self.portals.push(Portal {
+                name: Bytes::copy_from_slice(portal),
+                script: script.clone(),
+                text: Bytes::copy_from_slice(text),
+            });
+        }
+    }
+
+    fn compose_describe(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
+        let name = match body {
+            [b'S', rest @ ..] => frame::cstr(rest).map(|(name, _)| name),
+            _ => None,
+        };
+        match name {
+            Some(b"") => self.ensure_unnamed(server),
+            Some(name) => {
+                if let Some(prepared) = self.named(name) {
+                    self.ensure_prepared(&prepared, server);
+                    write::message(&mut server.output, b'D', |out| {
+                        out.put_u8(b'S');
+                        put_server_name(out, prepared.number);
+                        out.put_u8(0);
+                    });
+                    return server.responses.expect(Sent::Describe, None);
+                }
+            }
+            None => {}
+        }
+        pass(bytes, Sent::Describe, server);
+    }
+
+    fn compose_close(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
+        let name = match body {
+            [b'S', rest @ ..] => frame::cstr(rest).map(|(name, _)| name),
+            _ => None,
+        };
+        match name {
+            Some(b"") => {
+                self.statements.unnamed.clear();
+                server.unnamed = None;
+            }
+            Some(name) if self.named(name).is_some() => {
+                // The server keeps it: other clients have prepared the same text.
+                let name = Bytes::copy_from_slice(name);
+                self.pending.insert(name.clone(), None);
+                let tag = self.book(Book::Closed(name));
+                return server.responses.expect(Sent::Answer(CLOSE_COMPLETE), Some(tag));
+            }
+            _ => {}
+        }
+        pass(bytes, Sent::Close, server);
+    }
+
+    fn compose_execute(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
+        let portal = frame::cstr(body).map(|(name, _)| name);
+        let noted = self.portals.iter().find(|known| Some(&known.name[..]) == portal);
+        let Some(Portal { script, text, .. }) = noted else {
+            return pass(bytes, Sent::Execute, server);
+        };
+        let (script, text) = (script.clone(), text.clone());
+        if let [statement] = &script.statements[..] {
+            self.lend_names(&statement.session, server);
+        }
+        let tag = self.book(Book::Executed(script, text));
+        server.output.extend_from_slice(bytes);
+        server.responses.expect(Sent::Execute, Some(tag));
+    }
+
+    /// SQL's EXECUTE and DEALLOCATE may name a statement that the protocol prepared: makes it known
+    /// to the server under the client's name.
+    fn lend_names(&mut self, effects: &[SessionEffect], server: &mut ServerConn) {
+        for effect in effects {
+            let (name, stays) = match effect {
+                SessionEffect::Execute(name) => (name.as_bytes(), true),
+                SessionEffect::Deallocate(name) => (name.as_bytes(), false),
+                _ => continue,
+            };
+            let Some(prepared) = self.named(name) else { continue };
+            write::parse(&mut server.output, name, &prepared.text, &prepared.types);
+            server.responses.expect_own(Sent::Parse, None);
+            if stays {
+                server.strays.push(Bytes::copy_from_slice(name));
+            }
+        }
+    }
+
+    fn compose_sql_execute(
+        &mut self,
+        buffer: &[u8],
+        frame: Frame,
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
+        let body = frame.body(buffer);
+        let script = judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis);
+        if !changes(&script) {
+            return;
+        }
+        let before = server.output.len();
+        for statement in &script.statements {
+            self.lend_names(&statement.session, server);
+        }
+        if server.output.len() > before {
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+        }
+    }
+}
+
+/// Writes a frame as it came.
+fn pass(bytes: &[u8], sent: Sent, server: &mut ServerConn) {
+    server.output.extend_from_slice(bytes);
+    server.responses.expect(sent, None);
+}

@@ -1,0 +1,486 @@
+//! The driver of a session: does what the machine says. One task a client; no spawn, no channel and
+//! no lock across an await per query.
+//!
+//! One query: [`Session::next_request`] finds its borders, the machine decides, [`Session::acquire`]
+//! gets a server unless the session has one, [`relay`] exchanges, the machine keeps or releases.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use bytes::Buf;
+use tokio_util::sync::CancellationToken;
+
+use super::audit;
+use super::eyes::Eyes;
+use super::failure::{Failure, SessionEnd};
+use super::machine::{After, Machine, Step};
+use super::pins::Pins;
+use super::registry::Entry;
+use super::relay::{self, Outcome, RelayError, Turn};
+use super::shared::Shared;
+use crate::client::ClientConn;
+use crate::pool::{Account, Lease};
+use crate::protocol::request::{End, Limits, Request};
+use crate::protocol::{ErrorReport, write};
+use crate::routing::decision::Reason;
+use crate::routing::Decision;
+
+/// How often a request is run again before its client hears of a failure.
+const ATTEMPTS: usize = 4;
+
+/// One client, from its login to its end.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) worker: usize,
+    pub(super) client: ClientConn,
+    pub(super) machine: Machine,
+    pub(super) eyes: Eyes,
+    pub(super) account: Arc<Account>,
+    pub(super) lease: Option<Lease>,
+    pub(super) entry: Entry,
+    pub(super) limits: Limits,
+    /// The leased server is a replica.
+    pub(super) on_replica: bool,
+    pins_seen: Pins,
+    /// A pipeline failed with its server: frames up to its Sync are dropped.
+    skipping: bool,
+}
+
+impl Session {
+    /// A session that is about to be told that it is ready.
+    #[must_use]
+    pub fn new(
+        shared: Arc<Shared>,
+        worker: usize,
+        client: ClientConn,
+        machine: Machine,
+        account: Arc<Account>,
+        entry: Entry,
+    ) -> Self {
+        let eyes = Eyes::new(shared.clone(), account.clone(), machine.settings.current());
+        let limits = Shared::request_limits(&eyes.rules.settings.limits);
+        Self {
+            shared,
+            worker,
+            client,
+            machine,
+            eyes,
+            account,
+            lease: None,
+            entry,
+            limits,
+            on_replica: false,
+            pins_seen: Pins::default(),
+            skipping: false,
+        }
+    }
+
+    /// Serves the client until it leaves, or, once `drain` is cancelled, until it is between
+    /// transactions.
+    ///
+    /// # Errors
+    /// Why the session ended other than by the client's Terminate.
+    pub async fn run(mut self, drain: CancellationToken) -> Result<(), SessionEnd> {
+        let ended = loop {
+            let request = match self.next_request(&drain).await {
+                Ok(request) => request,
+                Err(end) => break end,
+            };
+            if let Err(end) = self.serve(request).await {
+                break end;
+            }
+        };
+        if let Some(report) = ended.report() {
+            report.encode(&mut self.client.output);
+            // The client may be gone; there is nobody else to tell.
+            let _ = self.client.flush().await;
+        }
+        match ended {
+            SessionEnd::Terminated => Ok(()),
+            other => Err(other),
+        }
+    }
+
+    /// The next request, whole. While the client is silent the leased server is listened to, if
+    /// there is one.
+    async fn next_request(&mut self, drain: &CancellationToken) -> Result<Request, SessionEnd> {
+        loop {
+            if let Some(request) = self.client.buffered_request(&self.limits)? {
+                return Ok(request);
+            }
+            if self.lease.is_some() {
+                self.wait_with_server(drain).await?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                ready = self.client.readable() => ready?,
+                () = drain.cancelled(), if self.machine.is_idle() => {
+                    return Err(SessionEnd::Drained);
+                }
+            }
+            self.client.read().await?;
+        }
+    }
+
+    /// Waits for the client or for what the leased server says unasked (a notification, its end).
+    async fn wait_with_server(&mut self, drain: &CancellationToken) -> Result<(), SessionEnd> {
+        enum Spoke {
+            Client,
+            Server,
+            Drain,
+        }
+        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
+        let stream = &self.client.stream;
+        let either = std::future::poll_fn(|cx| {
+            if stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(Spoke::Client);
+            }
+            lease.stream.poll_read_ready(cx).map(|_| Spoke::Server)
+        });
+        let spoke = tokio::select! {
+            biased;
+            spoke = either => spoke,
+            () = drain.cancelled(), if self.machine.is_idle() => Spoke::Drain,
+        };
+        match spoke {
+            Spoke::Client => Ok(self.client.read().await?),
+            Spoke::Drain => Err(SessionEnd::Drained),
+            Spoke::Server => match relay::overhear(&mut self.client, lease).await {
+                Ok(()) => {
+                    self.machine.on_overheard(lease);
+                    Ok(())
+                }
+                Err(error) => self.on_idle_server_lost(error),
+            },
+        }
+    }
+
+    /// The leased server has gone while the client was silent.
+    fn on_idle_server_lost(&mut self, error: RelayError) -> Result<(), SessionEnd> {
+        if let RelayError::Client(source) = error {
+            return Err(SessionEnd::Client(source));
+        }
+        let report = self.lease.as_ref().and_then(|lease| lease.responses.last_error().cloned());
+        self.drop_lease();
+        if self.machine.is_idle() {
+            // What pinned the session is gone with the server; the client must not go on as if not.
+            return Err(SessionEnd::PinnedServerLost(report.map(Box::new)));
+        }
+        self.machine.on_server_lost(true);
+        self.machine.tell_lost(Failure::TransactionLost.report());
+        Ok(())
+    }
+
+    async fn serve(&mut self, request: Request) -> Result<(), SessionEnd> {
+        if self.skipping {
+            return self.skip(&request).await;
+        }
+        let status = self.lease.as_ref().map(|lease| lease.responses.status());
+        self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8());
+        match self.machine.on_request(&request, &self.client.input, status, &self.eyes) {
+            Step::Terminate => Err(SessionEnd::Terminated),
+            Step::Ignore => {
+                self.ignore(&request);
+                Ok(())
+            }
+            Step::Answer(decision) => {
+                self.shared.metrics.count(decision.reason);
+                self.client.input.advance(request.length);
+                self.client.output.extend_from_slice(&self.machine.reply);
+                Ok(self.client.flush().await?)
+            }
+            Step::Exchange(decision) => self.exchange(&request, decision).await,
+        }
+    }
+
+    /// CopyData that nobody waits for: dropped, as far as it has arrived.
+    fn ignore(&mut self, request: &Request) {
+        if request.length > 0 {
+            self.client.input.advance(request.length);
+        } else {
+            self.client.drop_frame();
+        }
+    }
+
+    /// After a pipeline failed with its server: PostgreSQL drops everything up to Sync, and so do we.
+    async fn skip(&mut self, request: &Request) -> Result<(), SessionEnd> {
+        match request.end {
+            End::Terminate => return Err(SessionEnd::Terminated),
+            End::Sync => {
+                self.skipping = false;
+                write::ready_for_query(&mut self.client.output, self.machine.client_status());
+            }
+            _ => {}
+        }
+        self.ignore(request);
+        Ok(self.client.flush().await?)
+    }
+
+    /// Runs a request on a server, on another if the first fails before anything was shown.
+    async fn exchange(&mut self, request: &Request, first: Decision) -> Result<(), SessionEnd> {
+        let began = Instant::now();
+        let mut decision = first;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let served = match self.acquire(&mut decision).await {
+                Ok(()) => self.attempt(request, &decision).await,
+                Err(failure) => Err(failure),
+            };
+            match served {
+                Ok(()) => break,
+                Err(Failure::Client(end)) => return Err(end),
+                Err(failure) if attempt < ATTEMPTS => match failure.again(&decision) {
+                    Some(next) => {
+                        self.shared.metrics.retries.inc();
+                        decision = next;
+                    }
+                    None => return self.fail(request, &failure).await,
+                },
+                Err(failure) => return self.fail(request, &failure).await,
+            }
+        }
+        self.shared.metrics.count(decision.reason);
+        self.shared.metrics.latency.observe(began.elapsed());
+        Ok(())
+    }
+
+    /// One attempt on the leased server.
+    async fn attempt(&mut self, request: &Request, decision: &Decision) -> Result<(), Failure> {
+        let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
+        let fresh = server.responses.status() == b'I';
+        server.responses.begin();
+        server.output.clear();
+        if fresh {
+            if self.machine.compose_settings(server) {
+                relay::settle(server).await.map_err(|error| self.lost(request, error, fresh))?;
+            }
+            let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
+            if let Some(report) = server.responses.own_failure() {
+                let report = report.clone();
+                self.drop_lease();
+                return Err(Failure::Setting(Box::new(report)));
+            }
+            self.machine.compose_prefix(server);
+        }
+        let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
+        self.machine.compose(request, &self.client.input, server, &self.eyes);
+        let outcome = match request.end {
+            End::Flush => self.stream(request, Turn::Pipeline).await,
+            End::Overflow => self.stream(request, Turn::Pipeline).await,
+            _ => {
+                let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
+                let refusals = if self.on_replica { refused_by_replica } else { |_: &[u8]| false };
+                relay::exchange(&mut self.client, server, hold, refusals).await
+            }
+        };
+        let outcome = match outcome {
+            Ok(Outcome::CopyIn) => {
+                let turn = match request.end {
+                    End::Query => Turn::QueryCopy,
+                    _ => Turn::Pipeline,
+                };
+                self.stream(request, turn).await
+            }
+            other => other,
+        };
+        match outcome {
+            Ok(Outcome::Refused) => self.on_refused(decision).await,
+            Ok(_) => self.on_ready(request).await,
+            Err(error) => Err(self.lost(request, error, fresh)),
+        }
+    }
+
+    /// Goes on in both directions at once; the request's bytes are done with.
+    async fn stream(&mut self, request: &Request, turn: Turn) -> Result<Outcome, RelayError> {
+        let Some(server) = self.lease.as_mut() else { return Ok(Outcome::Ready) };
+        self.client.input.advance(request.length);
+        self.client.streamed = true;
+        let limits = self.limits;
+        relay::duplex(&mut self.client, server, &mut self.machine, &self.eyes, &limits, turn)
+            .await?;
+        Ok(Outcome::Ready)
+    }
+
+    /// The server is ready: the machine keeps it or gives it back.
+    async fn on_ready(&mut self, request: &Request) -> Result<(), Failure> {
+        if !std::mem::take(&mut self.client.streamed) {
+            self.client.input.advance(request.length);
+        }
+        let Some(server) = self.lease.as_mut() else { return Ok(()) };
+        if let Some(report) = server.responses.own_failure() {
+            let report = report.clone();
+            self.drop_lease();
+            self.machine.on_server_lost(false);
+            return Err(Failure::SettingUnseen(Box::new(report)));
+        }
+        let after = match self.machine.on_ready(server, self.on_replica) {
+            After::Audit => {
+                let user = &self.account.user;
+                let findings = audit::audit(server, user).await;
+                if let Err(error) = &findings {
+                    tracing::warn!(%error, user = %user, "a session's state could not be read");
+                    server.spoiled = true;
+                }
+                self.machine.on_audit(findings.ok(), server)
+            }
+            after => after,
+        };
+        if self.machine.changed_catalog() {
+            self.shared.catalogs.note_ddl(&self.account.database);
+        }
+        self.count_pins();
+        if after == After::Release {
+            self.release().await;
+        }
+        Ok(())
+    }
+
+    fn count_pins(&mut self) {
+        let pins = self.machine.pins();
+        if pins != self.pins_seen {
+            for pin in pins.iter().filter(|pin| !self.pins_seen.has(*pin)) {
+                self.shared.metrics.pinned(pin);
+                tracing::debug!(
+                    user = %self.account.user,
+                    database = %self.account.database,
+                    process_id = self.entry.process_id,
+                    reason = %pin.reason(),
+                    "session pinned to its server"
+                );
+            }
+            self.pins_seen = pins;
+        }
+    }
+
+    /// Gives the server back, once no cancel request for it is under way.
+    async fn release(&mut self) {
+        self.entry.slot.rests();
+        if let Some(lease) = self.lease.take() {
+            if lease.identity.is_being_cancelled() {
+                lease.identity.cancels_delivered().await;
+            }
+            let epoch = self.shared.cluster.topology().node(lease.identity.node).epoch;
+            lease.give_back(epoch);
+        }
+    }
+
+    /// Closes the server.
+    pub(super) fn drop_lease(&mut self) {
+        self.entry.slot.rests();
+        if let Some(mut lease) = self.lease.take() {
+            lease.spoiled = true;
+        }
+    }
+
+    /// A replica said "not here" before anything was shown.
+    async fn on_refused(&mut self, decision: &Decision) -> Result<(), Failure> {
+        let Some(server) = self.lease.as_mut() else { return Ok(()) };
+        let report = server.responses.last_error().cloned();
+        let drained = relay::drain(server).await;
+        let clean = drained.is_ok() && server.responses.status() == b'I';
+        server.unnamed = None;
+        if clean {
+            self.release().await;
+        } else {
+            self.drop_lease();
+        }
+        let Some(report) = report else { return Ok(()) };
+        tracing::debug!(%report, reason = %decision.reason, "a replica refused a statement");
+        Err(Failure::Refused(Box::new(report)))
+    }
+
+    /// What it means that an exchange broke off.
+    fn lost(&mut self, request: &Request, error: RelayError, fresh: bool) -> Failure {
+        let error = match error {
+            RelayError::Client(source) => {
+                self.abandon();
+                return Failure::Client(SessionEnd::Client(source));
+            }
+            RelayError::ClientFrame(error) => {
+                self.drop_lease();
+                return Failure::Client(SessionEnd::Frame(error));
+            }
+            error => error,
+        };
+        let Some(lease) = self.lease.as_ref() else { return Failure::TransactionLost };
+        let node = lease.identity.node;
+        let epoch = lease.epoch;
+        let responses = &lease.responses;
+        let (said, committed) = (responses.last_error().cloned(), responses.committed());
+        let torn = responses.is_torn();
+        let pinned = !self.machine.pins().is_free();
+        tracing::info!(%error, node = %lease.identity.address, "a server was lost");
+        self.drop_lease();
+        self.shared.cluster.report_failure(node, epoch);
+        if torn {
+            return Failure::Client(SessionEnd::AnswerTorn);
+        }
+        if pinned {
+            return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));
+        }
+        if !fresh {
+            return match self.machine.commits(request, &self.client.input, &self.eyes) {
+                true => Failure::CommitUnknown,
+                false => Failure::TransactionLost,
+            };
+        }
+        let unsaid = !committed && !self.client.streamed;
+        if unsaid
+            && (self.on_replica
+                || said.is_some()
+                || self.machine.only_reads(request, &self.client.input, &self.eyes))
+        {
+            return Failure::ServerLost;
+        }
+        if self.on_replica { Failure::AnswerLost } else { Failure::CommitUnknown }
+    }
+
+    /// The client has gone in the middle of an answer: what still runs for it is cancelled.
+    fn abandon(&mut self) {
+        self.entry.slot.rests();
+        if let Some(mut lease) = self.lease.take() {
+            lease.spoiled = true;
+            if !lease.responses.is_quiet() {
+                let identity = lease.identity.clone();
+                tokio::spawn(async move {
+                    super::registry::cancel_server(&identity).await;
+                    drop(lease);
+                });
+            }
+        }
+    }
+
+    /// Tells the client that its request failed, and what state it is in now.
+    async fn fail(&mut self, request: &Request, failure: &Failure) -> Result<(), SessionEnd> {
+        self.shared.metrics.errors.inc();
+        let in_transaction = self.machine.client_status() != b'I' && !failure.ends_transaction();
+        self.machine.on_server_lost(in_transaction);
+        let report: ErrorReport = failure.report();
+        tracing::info!(%report, user = %self.account.user, "a request failed in the proxy");
+        report.encode(&mut self.client.output);
+        let streamed = std::mem::take(&mut self.client.streamed);
+        if streamed || matches!(request.end, End::Flush | End::Overflow) {
+            if !streamed {
+                self.client.input.advance(request.length);
+            }
+            self.skipping = !self.client.sync_passed;
+        } else {
+            self.client.input.advance(request.length);
+        }
+        if !self.skipping {
+            write::ready_for_query(&mut self.client.output, self.machine.client_status());
+        }
+        Ok(self.client.flush().await?)
+    }
+}
+
+/// SQLSTATEs that only a replica gives for a statement that the primary could run: read-only
+/// transaction, feature not supported, not in prerequisite state, internal error "during recovery",
+/// recovery conflict, database dropped by recovery.
+fn refused_by_replica(sqlstate: &[u8]) -> bool {
+    matches!(sqlstate, b"25006" | b"0A000" | b"55000" | b"XX000" | b"40001" | b"57P04")
+}

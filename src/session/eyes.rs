@@ -1,0 +1,81 @@
+//! How one session sees texts: the facts from the shared cache, the decision from the rules, its
+//! database's catalog and its own settings.
+
+use std::sync::Arc;
+
+use super::judge::Judge;
+use super::options::Options;
+use super::shared::{Rules, Shared};
+use crate::catalog::Catalog;
+use crate::pool::Account;
+use crate::routing::Decision;
+use crate::routing::router::SessionView;
+use crate::server::Laid;
+use crate::sql::Script;
+use crate::sql::statement::Lexis;
+
+/// One session's view, renewed before each request.
+#[derive(Debug)]
+pub struct Eyes {
+    shared: Arc<Shared>,
+    account: Arc<Account>,
+    /// The rules at the moment.
+    pub rules: Arc<Rules>,
+    catalog: Option<Arc<Catalog>>,
+    seen: Laid,
+    /// What the session's settings mean to routing.
+    pub options: Options,
+    names_are_utf8: bool,
+}
+
+impl Eyes {
+    /// Opens them.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, account: Arc<Account>, laid: &Laid) -> Self {
+        Self {
+            rules: shared.rules.load_full(),
+            catalog: shared.catalogs.get(&account.database),
+            shared,
+            account,
+            seen: laid.clone(),
+            options: Options::of(laid),
+            names_are_utf8: true,
+        }
+    }
+
+    /// Looks again: at the rules, the catalog, and the session's settings.
+    pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) {
+        let rules = self.shared.rules.load();
+        if !Arc::ptr_eq(&rules, &self.rules) {
+            self.rules = rules.clone();
+        }
+        self.catalog = self.shared.catalogs.get(&self.account.database);
+        self.names_are_utf8 = names_are_utf8;
+        if *laid != self.seen {
+            self.seen = laid.clone();
+            self.options = Options::of(laid);
+        }
+    }
+}
+
+impl Judge for Eyes {
+    fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
+        self.shared.scripts.script(text, lexis)
+    }
+
+    fn decide(&self, script: &Arc<Script>) -> Decision {
+        let view = SessionView {
+            catalog: self.catalog.as_deref(),
+            database: &self.account.database,
+            user: self.options.role.as_deref().unwrap_or(&self.account.user),
+            application_name: &self.options.application_name,
+            search_path: self.options.search_path.as_deref(),
+            route: self.options.route,
+            default_isolation_serializable: self.options.serializable,
+            names_are_utf8: self.names_are_utf8,
+            // A session that has any is pinned, and not asked about.
+            temp_names_possible: false,
+        };
+        self.rules.router.decide(script, &view)
+    }
+}

@@ -1,0 +1,21 @@
+//! What the machine asks about texts: their facts, and where they go.
+
+use std::sync::Arc;
+
+use crate::routing::Decision;
+use crate::sql::Script;
+use crate::sql::statement::Lexis;
+
+/// Gives the facts of texts and decides on them, for one session at one moment.
+pub trait Judge {
+    /// The facts of a text.
+    fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script>;
+
+    /// Where a text with these facts goes, taken alone and outside of a transaction.
+    fn decide(&self, script: &Arc<Script>) -> Decision;
+
+    /// Where a text with these facts goes inside of a transaction that is declared READ ONLY.
+    fn decide_read_only(&self, script: &Arc<Script>) -> Decision {
+        self.decide(script)
+    }
+}

@@ -1,0 +1,112 @@
+//! What sessions count.
+
+use parking_lot::RwLock;
+
+use super::pins::Pin;
+use crate::cluster::{NodeId, Topology};
+use crate::routing::decision::Reason;
+use crate::telemetry::Registry;
+use crate::telemetry::metrics::{Counter, Family, Gauge, Histogram};
+
+/// The counters of one node.
+#[derive(Debug, Clone)]
+pub struct OfNode {
+    /// Requests that it served as a replica.
+    pub reads: Counter,
+    /// Requests that it served as the primary.
+    pub writes: Counter,
+}
+
+/// What sessions count. Labels are looked up when a node is first met, never per request.
+#[derive(Debug)]
+pub struct Metrics {
+    reads: Family<Counter>,
+    writes: Family<Counter>,
+    nodes: RwLock<Vec<OfNode>>,
+    reasons: Box<[Counter]>,
+    /// From the request's last byte to the answer's last.
+    pub latency: Histogram,
+    /// Clients that are logged in.
+    pub clients: Gauge,
+    /// Logins that succeeded.
+    pub logins: Counter,
+    /// Logins that did not.
+    pub refused_logins: Counter,
+    /// Errors of Causeway's own that clients were sent.
+    pub errors: Counter,
+    /// Requests that were run again on another node.
+    pub retries: Counter,
+    pinned: Box<[Counter]>,
+}
+
+impl Metrics {
+    /// Registers them.
+    #[must_use]
+    pub fn new(registry: &Registry) -> Self {
+        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        let pins: Vec<&str> = Pin::ALL.iter().map(|pin| pin.reason().as_str()).collect();
+        Self {
+            reads: registry.counters(
+                "causeway_node_reads",
+                "Requests that the node served as a replica",
+                &["node"],
+            ),
+            writes: registry.counters(
+                "causeway_node_writes",
+                "Requests that the node served as the primary",
+                &["node"],
+            ),
+            nodes: RwLock::default(),
+            reasons: registry
+                .counters(
+                    "causeway_statements",
+                    "Requests by the reason of their route",
+                    &["reason"],
+                )
+                .indexed(&reasons),
+            latency: registry.histogram(
+                "causeway_request_seconds",
+                "Time from a request's arrival to its answer's end",
+            ),
+            clients: registry.gauge("causeway_clients", "Clients that are logged in"),
+            logins: registry.counter("causeway_logins", "Logins that succeeded"),
+            refused_logins: registry.counter("causeway_refused_logins", "Logins that failed"),
+            errors: registry
+                .counter("causeway_errors", "Errors of the proxy's own that clients were sent"),
+            retries: registry
+                .counter("causeway_retries", "Requests that were run again on another node"),
+            pinned: registry
+                .counters("causeway_pins", "Sessions that were pinned, by cause", &["reason"])
+                .indexed(&pins),
+        }
+    }
+
+    /// The counters of a node.
+    pub fn node(&self, id: NodeId, topology: &Topology) -> OfNode {
+        let number = usize::from(id.0);
+        if let Some(node) = self.nodes.read().get(number) {
+            return node.clone();
+        }
+        let mut nodes = self.nodes.write();
+        while nodes.len() <= number {
+            let name = &topology.nodes[nodes.len()].name;
+            nodes.push(OfNode {
+                reads: self.reads.with(&[name]),
+                writes: self.writes.with(&[name]),
+            });
+        }
+        nodes[number].clone()
+    }
+
+    /// Counts a request under the reason of its route.
+    pub fn count(&self, reason: Reason) {
+        self.reasons[reason as usize].inc();
+    }
+
+    /// Counts a session that has just been pinned.
+    pub fn pinned(&self, pin: Pin) {
+        if let Some(at) = Pin::ALL.iter().position(|known| *known == pin) {
+            self.pinned[at].inc();
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Who may be cancelled: the keys that clients were given, and what their sessions are doing.
+//!
+//! A cancel request reaches the server that serves the session at that moment, or none: the slot is
+//! locked while the server is taken note of, and a server whose cancel request is under way is not
+//! given back (see [`Identity`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::RngCore;
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+
+use crate::server::Identity;
+use crate::server::cancel;
+
+/// How long a node may take to accept a cancel request.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Length of the secret in a key for protocol 3.0, in bytes.
+const SECRET_3_0: usize = 4;
+/// The same for 3.2, where it may be up to 256.
+const SECRET_3_2: usize = 32;
+
+/// What a session is doing that could be cancelled.
+#[derive(Debug, Default)]
+enum Doing {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// It waits for a server.
+    Waiting,
+    /// A server serves it.
+    Served(Arc<Identity>),
+}
+
+/// The place where a session says what it is doing.
+#[derive(Debug, Default)]
+pub struct Slot {
+    doing: Mutex<Doing>,
+    /// Told when a waiting session is cancelled.
+    pub cancelled: Notify,
+}
+
+impl Slot {
+    /// The session waits for a server.
+    pub fn waits(&self) {
+        *self.doing.lock() = Doing::Waiting;
+    }
+
+    /// A server serves the session.
+    pub fn served(&self, by: &Arc<Identity>) {
+        *self.doing.lock() = Doing::Served(by.clone());
+    }
+
+    /// Nothing is left to cancel.
+    pub fn rests(&self) {
+        *self.doing.lock() = Doing::Nothing;
+    }
+}
+
+/// All sessions that can be cancelled.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<Sessions>);
+
+#[derive(Debug, Default)]
+struct Sessions {
+    by_process_id: HashMap<i32, (Box<[u8]>, Arc<Slot>)>,
+    last_process_id: i32,
+}
+
+/// A session's entry; dropping it forgets the key.
+#[derive(Debug)]
+pub struct Entry {
+    registry: Arc<Registry>,
+    /// What the client is told in BackendKeyData.
+    pub process_id: i32,
+    /// The same.
+    pub secret: Box<[u8]>,
+    /// What the session is doing.
+    pub slot: Arc<Slot>,
+}
+
+impl Registry {
+    /// A new key for a client that speaks this minor version of protocol 3.
+    pub fn enter(self: &Arc<Self>, protocol_minor: u16) -> Entry {
+        let length = if protocol_minor >= 2 { SECRET_3_2 } else { SECRET_3_0 };
+        let mut secret = vec![0; length].into_boxed_slice();
+        rand::rng().fill_bytes(&mut secret);
+        let slot = Arc::new(Slot::default());
+        let mut sessions = self.0.lock();
+        let process_id = loop {
+            let next = sessions.last_process_id.checked_add(1).unwrap_or(1);
+            sessions.last_process_id = next;
+            if !sessions.by_process_id.contains_key(&next) {
+                break next;
+            }
+        };
+        sessions.by_process_id.insert(process_id, (secret.clone(), slot.clone()));
+        drop(sessions);
+        Entry { registry: self.clone(), process_id, secret, slot }
+    }
+
+    /// Carries a cancel request out. Returns when the node has taken it, or when there was nothing
+    /// to cancel; a wrong key is nothing.
+    ///
+    /// # Cancel safety
+    /// Not safe: the server would never be given back.
+    pub async fn cancel(&self, process_id: i32, secret: &[u8]) {
+        let slot = {
+            let sessions = self.0.lock();
+            match sessions.by_process_id.get(&process_id) {
+                Some((known, slot)) if bool::from(known.as_ref().ct_eq(secret)) => slot.clone(),
+                _ => return,
+            }
+        };
+        let served_by = match &*slot.doing.lock() {
+            Doing::Nothing => None,
+            Doing::Waiting => {
+                slot.cancelled.notify_one();
+                None
+            }
+            Doing::Served(server) => {
+                server.cancel_sent();
+                Some(server.clone())
+            }
+        };
+        if let Some(server) = served_by {
+            send(&server).await;
+            server.cancel_delivered();
+        }
+    }
+}
+
+/// Cancels what a server runs for a client that is gone.
+pub async fn cancel_server(server: &Identity) {
+    send(server).await;
+}
+
+async fn send(server: &Identity) {
+    let (process_id, key) = (server.process_id, &server.secret_key);
+    if let Err(error) = cancel::cancel(&server.address, process_id, key, CANCEL_TIMEOUT).await {
+        tracing::warn!(node = %server.address, %error, "a cancel request did not reach its node");
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.0.lock().by_process_id.remove(&self.process_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::NodeId;
+    use crate::config::settings::Address;
+
+    #[tokio::test]
+    async fn only_the_right_key_cancels_and_only_what_is_being_done() {
+        let registry = Arc::new(Registry::default());
+        let one = registry.enter(0);
+        let two = registry.enter(2);
+        assert_ne!(one.process_id, two.process_id);
+        assert_eq!((one.secret.len(), two.secret.len()), (4, 32));
+        one.slot.waits();
+        registry.cancel(one.process_id, b"nope").await;
+        registry.cancel(two.process_id, &two.secret).await;
+        let waiting = one.slot.cancelled.notified();
+        registry.cancel(one.process_id, &one.secret).await;
+        waiting.await;
+    }
+
+    #[tokio::test]
+    async fn a_server_is_free_again_when_its_node_does_not_answer() {
+        let registry = Arc::new(Registry::default());
+        let entry = registry.enter(0);
+        // Port 1 on loopback refuses at once.
+        let address = Address { host: "127.0.0.1".into(), port: 1 };
+        let server = Arc::new(Identity::new(NodeId(0), address, 1, bytes::Bytes::new()));
+        entry.slot.served(&server);
+        registry.cancel(entry.process_id, &entry.secret).await;
+        assert!(!server.is_being_cancelled());
+        let (id, secret) = (entry.process_id, entry.secret.clone());
+        drop(entry);
+        registry.cancel(id, &secret).await;
+    }
+}

@@ -1,0 +1,211 @@
+//! Prepared statements of the extended protocol: any name, any client, on any server.
+//!
+//! A text is known by a number, shared between all clients that prepare the same text with the same
+//! parameter types under settings of the same meaning. At a server it is prepared once, under the
+//! name `cw_<number>`. A session owns only the map from its own names to numbers.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, Weak};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::sql::Script;
+
+/// A text with its parameter types and its facts.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its number: the same for the same text, types and meaning.
+    pub number: u64,
+    /// The text.
+    pub text: Bytes,
+    /// The parameter types as Parse carries them: a count and so many OIDs.
+    pub types: Bytes,
+    /// What it does.
+    pub script: Arc<Script>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    text: Bytes,
+    types: Bytes,
+    meaning: u64,
+}
+
+/// The statements of all sessions: one entry a text, for as long as any session has it.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<Interned>);
+
+#[derive(Debug, Default)]
+struct Interned {
+    by_key: HashMap<Key, Weak<Prepared>>,
+    last_number: u64,
+    sweep_at: usize,
+}
+
+impl Shared {
+    /// The statement of this text, types and meaning. Texts are copied only when they are new.
+    pub fn intern(
+        &self,
+        text: &[u8],
+        types: &[u8],
+        meaning: u64,
+        script: &Arc<Script>,
+    ) -> Arc<Prepared> {
+        let key = Key {
+            text: Bytes::copy_from_slice(text),
+            types: Bytes::copy_from_slice(types),
+            meaning,
+        };
+        let mut interned = self.0.lock();
+        if let Some(known) = interned.by_key.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        interned.sweep();
+        interned.last_number += 1;
+        let prepared = Arc::new(Prepared {
+            number: interned.last_number,
+            text: key.text.clone(),
+            types: key.types.clone(),
+            script: script.clone(),
+        });
+        interned.by_key.insert(key, Arc::downgrade(&prepared));
+        prepared
+    }
+
+    /// How many texts are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.lock().by_key.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Interned {
+    /// Forgets what no session has, each time the map has doubled.
+    fn sweep(&mut self) {
+        if self.by_key.len() >= self.sweep_at {
+            self.by_key.retain(|_, prepared| prepared.strong_count() > 0);
+            self.sweep_at = (self.by_key.len() * 2).max(1024);
+        }
+    }
+}
+
+/// A session's unnamed statement. Its buffers are used again and again.
+#[derive(Debug, Default)]
+pub struct Unnamed {
+    text: BytesMut,
+    types: BytesMut,
+    script: Option<Arc<Script>>,
+    hash: u64,
+}
+
+impl Unnamed {
+    /// Takes a new text.
+    pub fn set(&mut self, text: &[u8], types: &[u8], meaning: u64, script: Arc<Script>) {
+        self.text.clear();
+        self.text.extend_from_slice(text);
+        self.types.clear();
+        self.types.extend_from_slice(types);
+        self.script = Some(script);
+        let mut hasher = rustc_hash::FxBuildHasher.build_hasher();
+        (text, types, meaning).hash(&mut hasher);
+        self.hash = hasher.finish();
+    }
+
+    /// Forgets the text.
+    pub fn clear(&mut self) {
+        self.script = None;
+    }
+
+    /// Its text, types, facts and a hash over text, types and meaning, if there is one.
+    #[must_use]
+    pub fn get(&self) -> Option<(&[u8], &[u8], &Arc<Script>, u64)> {
+        self.script.as_ref().map(|script| (&self.text[..], &self.types[..], script, self.hash))
+    }
+}
+
+/// The prepared statements of one session.
+#[derive(Debug, Default)]
+pub struct Statements {
+    named: FxHashMap<Bytes, Arc<Prepared>>,
+    /// The unnamed statement.
+    pub unnamed: Unnamed,
+}
+
+impl Statements {
+    /// The statement under the client's `name`.
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&Arc<Prepared>> {
+        self.named.get(name)
+    }
+
+    /// The statement was prepared under the client's `name`.
+    pub fn insert(&mut self, name: Bytes, prepared: Arc<Prepared>) {
+        self.named.insert(name, prepared);
+    }
+
+    /// The client's `name` was closed.
+    pub fn remove(&mut self, name: &[u8]) -> bool {
+        self.named.remove(name).is_some()
+    }
+
+    /// All names are gone (DEALLOCATE ALL, DISCARD ALL).
+    pub fn clear(&mut self) {
+        self.named.clear();
+        self.unnamed.clear();
+    }
+}
+
+/// Appends the name under which a statement is prepared at servers.
+pub fn put_server_name(out: &mut BytesMut, number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(b"cw_");
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_text_is_shared_and_what_nobody_has_is_forgotten() {
+        let shared = Shared::default();
+        let script = Arc::new(Script::default());
+        let one = shared.intern(b"select 1", b"\0\0", 0, &script);
+        assert_eq!(shared.intern(b"select 1", b"\0\0", 0, &script).number, one.number);
+        assert_ne!(shared.intern(b"select 1", b"\0\0", 1, &script).number, one.number);
+        assert_ne!(shared.intern(b"select 1", b"\0\x01\0\0\0\x17", 0, &script).number, one.number);
+        for number in 0..5000 {
+            shared.intern(format!("select {number}").as_bytes(), b"\0\0", 0, &script);
+        }
+        assert!(shared.len() < 2500, "{} texts are kept", shared.len());
+        assert_eq!(shared.intern(b"select 1", b"\0\0", 0, &script).number, one.number);
+    }
+
+    #[test]
+    fn names_at_servers_are_decimal() {
+        for number in [0, 7, 10, 987, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_server_name(&mut out, number);
+            assert_eq!(out, format!("cw_{number}"));
+        }
+    }
+}
