@@ -1,12 +1,12 @@
 //! `causeway run`: the proxy until it is told to stop.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::config::{self, Settings};
 use crate::telemetry::logging;
+use crate::{config, proxy};
 
 /// Arguments of `causeway run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,11 +34,6 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = config::load(&arguments.config)?;
     logging::init(settings.proxy.log_format);
-    serve(settings, &arguments.config)?;
+    proxy::build::run(settings, &arguments.config)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The one place where the command line meets the proxy.
-fn serve(_settings: Settings, _path: &Path) -> Result<()> {
-    bail!("the proxy is not part of this build")
 }

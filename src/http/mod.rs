@@ -5,8 +5,6 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -41,8 +39,8 @@ pub struct State {
     pub cluster: Cluster,
     /// The metrics.
     pub registry: Registry,
-    /// Set while no new clients are let in.
-    pub draining: Arc<AtomicBool>,
+    /// Cancelled once no new clients are let in.
+    pub draining: CancellationToken,
 }
 
 /// Answers requests on `listener` until `shutdown`.
@@ -87,7 +85,7 @@ fn no(text: impl Into<String>) -> Answer {
 }
 
 async fn ready(Extract(state): Extract<State>) -> Answer {
-    if state.draining.load(Ordering::Relaxed) {
+    if state.draining.is_cancelled() {
         return no("draining: no new clients are let in");
     }
     let topology = state.cluster.load();
@@ -201,8 +199,9 @@ mod tests {
         let registry = Registry::new(1);
         registry.counter("causeway_tests", "Tests").inc();
         let cluster = Cluster::fixed(topology(NodeState::Up, NodeState::Up));
-        let state = State { cluster: cluster.clone(), registry, draining: Arc::default() };
-        let (draining, stop) = (Arc::clone(&state.draining), CancellationToken::new());
+        let state =
+            State { cluster: cluster.clone(), registry, draining: CancellationToken::new() };
+        let (draining, stop) = (state.draining.clone(), CancellationToken::new());
         let server = tokio::spawn(serve(listener, state, stop.clone()));
 
         let expect = async |cases: &[(&str, u16, &str)]| {
@@ -233,7 +232,7 @@ mod tests {
         ])
         .await;
         cluster.set(topology(NodeState::Up, NodeState::Down));
-        draining.store(true, Ordering::Relaxed);
+        draining.cancel();
         expect(&[("/readyz", 503, "draining"), ("/livez", 200, "ok")]).await;
         stop.cancel();
         server.await.unwrap().unwrap();

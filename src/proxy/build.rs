@@ -1,0 +1,395 @@
+//! Building the process out of its settings, and taking it down.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::accept::accept;
+use super::reload::{self, reload};
+use super::worker::Worker;
+use crate::auth::credentials::CredentialsError;
+use crate::catalog::{Catalogs, Source};
+use crate::cluster::Cluster;
+use crate::config::Settings;
+use crate::http;
+use crate::net::{Bound, BoundAddr};
+use crate::pool::Pools;
+use crate::session::metrics::Metrics;
+use crate::session::registry::Registry;
+use crate::session::{Shared, statements};
+use crate::sql::ScriptCache;
+use crate::telemetry;
+
+/// Facts of so many shapes are kept.
+const SCRIPTS: usize = 32_768;
+/// How often idle servers are looked through.
+const REAP_EVERY: Duration = Duration::from_secs(1);
+
+/// Why the process could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// As the file gives it.
+        address: String,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or a reactor.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// A verifier.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// A running proxy. Dropping it halts it at once.
+#[derive(Debug)]
+pub struct Proxy {
+    addresses: Vec<BoundAddr>,
+    http: Option<SocketAddr>,
+    shared: Arc<Shared>,
+    drain: CancellationToken,
+    halt: CancellationToken,
+    control: Option<thread::JoinHandle<()>>,
+    control_runtime: tokio::runtime::Handle,
+    workers: Vec<thread::JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Listens, starts the threads, and returns; nodes are looked at from now on.
+    ///
+    /// # Errors
+    /// If an address is taken, or the system gives no thread.
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let bound = bind_all(&settings)?;
+        let addresses = bound
+            .iter()
+            .map(Bound::local_addr)
+            .collect::<Result<_, _>>()
+            .map_err(StartError::Thread)?;
+        let http = bind_http(&settings)?;
+        let http_address = http.as_ref().and_then(|listener| listener.local_addr().ok());
+        let (drain, halt) = (CancellationToken::new(), CancellationToken::new());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Thread)?;
+        let registry = telemetry::Registry::new(settings.proxy.workers + 1);
+        let shared = {
+            let _within = runtime.enter();
+            build(settings, &registry, runtime.handle(), &halt)?
+        };
+        let clients = Arc::new(AtomicUsize::new(0));
+        let count = shared.rules.load().settings.proxy.workers;
+        let mut workers = Vec::with_capacity(count);
+        let mut threads = Vec::with_capacity(count);
+        for number in 0..count {
+            let (worker, thread) =
+                Worker::start(number, shared.clone(), clients.clone(), drain.clone(), halt.clone())
+                    .map_err(StartError::Thread)?;
+            workers.push(worker);
+            threads.push(thread);
+        }
+        let control_runtime = runtime.handle().clone();
+        let control = Control {
+            shared: shared.clone(),
+            registry,
+            workers: Arc::new(workers),
+            drain: drain.clone(),
+            halt: halt.clone(),
+        };
+        let control = thread::Builder::new()
+            .name("causeway-control".into())
+            .spawn(move || runtime.block_on(control.run(bound, http)))
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            addresses,
+            http: http_address,
+            shared,
+            drain,
+            halt,
+            control: Some(control),
+            control_runtime,
+            workers: threads,
+        })
+    }
+
+    /// Where clients connect, ports chosen by the system filled in.
+    #[must_use]
+    pub fn addresses(&self) -> &[BoundAddr] {
+        &self.addresses
+    }
+
+    /// Where HTTP is served.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http
+    }
+
+    /// The nodes.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.shared.cluster
+    }
+
+    /// Reads the file again; all or nothing.
+    ///
+    /// # Errors
+    /// If anything in the file is wrong; nothing has changed then.
+    pub fn reload(&self, path: &Path) -> Result<(), reload::ReloadError> {
+        // The cluster starts its tasks on the control thread, whose runtime outlives them.
+        let _within = self.control_runtime.enter();
+        reload(&self.shared, path)
+    }
+
+    /// What the sessions share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Stops accepting, lets transactions end, and returns when the last client is gone or `within`
+    /// is over. Blocks the thread.
+    pub fn drain(mut self, within: Duration) {
+        self.drain.cancel();
+        let deadline = Instant::now() + within;
+        let (done, all_done) = mpsc::channel::<()>();
+        for thread in std::mem::take(&mut self.workers) {
+            let done = done.clone();
+            thread::spawn(move || {
+                // A worker that panicked is done as well; its panic was printed.
+                let _ = thread.join();
+                drop(done);
+            });
+        }
+        drop(done);
+        // Nothing is ever sent: the channel closes when the last worker is done.
+        let _ = all_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        self.stop();
+    }
+
+    /// Ends at once. Blocks until the threads are gone.
+    pub fn halt(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.drain.cancel();
+        self.halt.cancel();
+        for thread in self.workers.drain(..).chain(self.control.take()) {
+            let _ = thread.join();
+        }
+        self.shared.pools.close();
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
+    let bind = |address| {
+        Bound::bind(address, false)
+            .map_err(|source| StartError::Listen { address: format!("{address:?}"), source })
+    };
+    settings.proxy.listen.iter().map(bind).collect()
+}
+
+fn bind_http(settings: &Settings) -> Result<Option<std::net::TcpListener>, StartError> {
+    let Some(address) = settings.proxy.http else { return Ok(None) };
+    let listener = std::net::TcpListener::bind(address)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .map_err(|source| StartError::Listen { address: format!("http {address}"), source })?;
+    Ok(Some(listener))
+}
+
+fn build(
+    settings: Settings,
+    registry: &telemetry::Registry,
+    control: &tokio::runtime::Handle,
+    halt: &CancellationToken,
+) -> Result<Arc<Shared>, StartError> {
+    let cluster = Arc::new(Cluster::start(&settings, registry));
+    let primary = {
+        let cluster = cluster.clone();
+        Arc::new(move || {
+            let topology = cluster.load();
+            topology.primary.map(|id| topology.node(id).address.clone())
+        })
+    };
+    let monitor = &settings.monitor;
+    let source = Source::new(&monitor.user, monitor.password.as_ref(), primary);
+    let catalogs = Catalogs::new(source, control.clone(), halt.clone());
+    let pools = Arc::new(Pools::new(settings.proxy.workers));
+    observe_pools(registry, &pools, &cluster);
+    let rules = reload::rules(settings, None)?;
+    Ok(Arc::new(Shared {
+        rules: ArcSwap::from_pointee(rules),
+        cluster,
+        catalogs: Arc::new(catalogs),
+        pools,
+        scripts: ScriptCache::new(SCRIPTS),
+        statements: Arc::new(statements::Shared::default()),
+        registry: Arc::new(Registry::default()),
+        metrics: Metrics::new(registry),
+    }))
+}
+
+/// Servers in use, idle and waited for, by node.
+fn observe_pools(registry: &telemetry::Registry, pools: &Arc<Pools>, cluster: &Arc<Cluster>) {
+    let (pools, cluster) = (pools.clone(), cluster.clone());
+    registry.observe(
+        "causeway_pool_servers",
+        "Servers by node and state; waiting counts requests that wait for one",
+        telemetry::metrics::Kind::Gauge,
+        &["node", "state"],
+        move |out| {
+            let topology = cluster.load();
+            let counts = pools.counts();
+            for node in topology.nodes.iter() {
+                let of_node = counts.get(&node.id).copied().unwrap_or_default();
+                for (state, number) in [
+                    ("in_use", of_node.in_use),
+                    ("idle", of_node.idle),
+                    ("waiting", of_node.waiting),
+                ] {
+                    #[allow(clippy::cast_precision_loss, reason = "a count of connections")]
+                    out.push(&[&node.name, state], number as f64);
+                }
+            }
+        },
+    );
+}
+
+/// What runs on the control thread.
+struct Control {
+    shared: Arc<Shared>,
+    registry: telemetry::Registry,
+    workers: Arc<Vec<Worker>>,
+    drain: CancellationToken,
+    halt: CancellationToken,
+}
+
+impl Control {
+    async fn run(self, bound: Vec<Bound>, http: Option<std::net::TcpListener>) {
+        for one in bound {
+            match one.listen() {
+                Ok(listener) => {
+                    let stop = self.drain.clone();
+                    tokio::spawn(accept(listener, self.workers.clone(), stop));
+                }
+                Err(error) => tracing::error!(%error, "cannot listen"),
+            }
+        }
+        // Only the acceptors hold the workers' desks from here on.
+        drop(self.workers);
+        if let Some(listener) = http {
+            match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    let state = http::State {
+                        cluster: (*self.shared.cluster).clone(),
+                        registry: self.registry.clone(),
+                        draining: self.drain.clone(),
+                    };
+                    let halt = self.halt.clone();
+                    tokio::spawn(async move {
+                        if let Err(error) = http::serve(listener, state, halt).await {
+                            tracing::error!(%error, "HTTP ended");
+                        }
+                    });
+                }
+                Err(error) => tracing::error!(%error, "cannot serve HTTP"),
+            }
+        }
+        let mut every = tokio::time::interval(REAP_EVERY);
+        loop {
+            tokio::select! {
+                () = self.halt.cancelled() => return,
+                _ = every.tick() => {
+                    let topology = self.shared.cluster.topology();
+                    self.shared.pools.reap(Instant::now(), &topology);
+                }
+            }
+        }
+    }
+}
+
+/// `causeway run`: starts, follows signals, and returns when told to end. SIGTERM drains, SIGINT
+/// ends at once, SIGHUP reloads `path`.
+///
+/// # Errors
+/// If the process could not start.
+pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
+    let path: PathBuf = path.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    let proxy = Proxy::start(settings)?;
+    for address in proxy.addresses() {
+        tracing::info!(%address, "listening");
+    }
+    if let Some(address) = proxy.http_address() {
+        tracing::info!(%address, "serving /livez, /readyz and /metrics");
+    }
+    let drains = runtime.block_on(follow_signals(&proxy, &path)).map_err(StartError::Thread)?;
+    if drains {
+        let within = proxy.shared().rules.load().settings.proxy.drain_timeout;
+        tracing::info!(?within, "draining");
+        let (drain, halt) = (proxy.drain.clone(), proxy.halt.clone());
+        let ended = thread::spawn(move || proxy.drain(within));
+        runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt()).ok();
+            let interrupted = async {
+                match interrupt.as_mut() {
+                    Some(interrupt) => drop(interrupt.recv().await),
+                    None => std::future::pending().await,
+                }
+            };
+            let done = async {
+                while !ended.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::select! { () = interrupted => halt.cancel(), () = done => {} }
+        });
+        debug_assert!(drain.is_cancelled());
+        let _ = ended.join();
+    } else {
+        proxy.halt();
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Whether to drain (SIGTERM) or to end at once (SIGINT).
+async fn follow_signals(proxy: &Proxy, path: &Path) -> io::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(true),
+            _ = interrupt.recv() => return Ok(false),
+            _ = hangup.recv() => match proxy.reload(path) {
+                Ok(()) => tracing::info!(file = %path.display(), "reloaded"),
+                Err(error) => {
+                    tracing::error!(file = %path.display(), "reload changed nothing: {error}");
+                }
+            },
+        }
+    }
+}
