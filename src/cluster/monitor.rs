@@ -357,3 +357,79 @@ async fn silent(target: &Target) -> Option<()> {
 pub async fn look_once(monitor: &Monitor, node: &Node) -> Result<Sample, ProbeError> {
     Probe::new(monitor, &node.address).look().await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    /// A node that nobody listens on: its port was free a moment ago.
+    fn dead_node() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    }
+
+    fn settings(nodes: &[&str]) -> Settings {
+        let text = format!(
+            "cluster.nodes = {nodes:?}\nmonitor = {{ user = \"m\", interval = \"20ms\" }}\n\
+             user = [{{ name = \"u\", password = \"p\" }}]"
+        );
+        config::parse(&text, Path::new("/")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nodes_come_and_go_with_the_settings() {
+        let (one, two) = (dead_node(), dead_node());
+        let registry = Registry::new(1);
+        let cluster = Cluster::start(&settings(&[&one]), &registry);
+        let failures = |node: &str| {
+            let line = format!("causeway_probe_failures_total{{node=\"{node}\"}} ");
+            let text = registry.encode();
+            let number = text.lines().find_map(|have| have.strip_prefix(&line))?;
+            number.parse::<u64>().ok()
+        };
+        let looked = async |node: &str| {
+            while failures(node).is_none_or(|number| number < 4) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), looked(&one)).await.unwrap();
+        cluster.apply(&settings(&[&two]));
+        timeout(Duration::from_secs(30), looked(&two)).await.unwrap();
+
+        let topology = cluster.topology();
+        let nodes: Vec<_> =
+            topology.nodes.iter().map(|node| (node.id.0, node.removed, &*node.name)).collect();
+        assert_eq!(nodes, [(0, true, &*one), (1, false, &*two)]);
+        assert_eq!(failures(&one), None, "what is removed is shown no longer");
+        // Reports of all kinds are harmless.
+        cluster.report_failure(NodeId(0), 1);
+        cluster.report_failure(NodeId(1), 1);
+        cluster.report_failure(NodeId(9), 1);
+        cluster.stop();
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken() {
+        let topology = |version| Topology {
+            version,
+            primary: None,
+            system_identifier: None,
+            timeline: None,
+            nodes: Arc::new([]),
+        };
+        let cluster = Cluster::fixed(topology(1));
+        let waiting = tokio::spawn({
+            let cluster = cluster.clone();
+            async move { cluster.wait_until(|topology| topology.version == 3).await.version }
+        });
+        for version in 2..=3 {
+            tokio::task::yield_now().await;
+            cluster.set(topology(version));
+        }
+        assert_eq!(timeout(Duration::from_secs(30), waiting).await.unwrap().unwrap(), 3);
+    }
+}
