@@ -41,11 +41,9 @@ impl Borders {
     #[inline]
     pub fn on_token(&mut self, text: &[u8], token: Token) -> bool {
         match token.kind {
-            Kind::Semicolon => {
-                if self.depth == 0 && self.blocks == 0 {
-                    *self = Self::default();
-                    return true;
-                }
+            Kind::Semicolon if self.depth == 0 && self.blocks == 0 => {
+                *self = Self::default();
+                return true;
             }
             Kind::Open => self.depth += 1,
             Kind::Close => self.depth = self.depth.saturating_sub(1),

@@ -278,12 +278,9 @@ fn declare<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement, depth: u8) ->
     statement.understood = cursor.name().is_some();
     let mut hold = false;
     while !cursor.is_done() && !cursor.eat("for") {
-        hold |= cursor.eat_all(&["with", "hold"]);
-        if !cursor.eat("for") {
-            cursor.at += 1;
-        } else {
-            break;
-        }
+        hold |= cursor.tokens.word(cursor.at) == b"with"
+            && cursor.tokens.word(cursor.at + 1) == b"hold";
+        cursor.at += 1;
     }
     let rest = cursor.tokens.from(cursor.at);
     let query = nested(rest, depth);
@@ -335,7 +332,8 @@ fn session(cursor: &mut Cursor<'_>, statement: &mut Statement) -> bool {
         b"deallocate" => {
             cursor.at += 1;
             statement.verb = "DEALLOCATE";
-            if !matches!(cursor.tokens.kind(cursor.at + 1), None) {
+            // DEALLOCATE PREPARE names a statement called so.
+            if cursor.tokens.kind(cursor.at + 1).is_some() {
                 cursor.eat("prepare");
             }
             if cursor.eat("all") {

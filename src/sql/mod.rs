@@ -9,21 +9,23 @@
 //! read the facts from the normal form and [`walk`] lets `sqlparser` speak against them.
 
 mod analyze;
-pub mod borders;
-pub mod cache;
-pub mod classify;
+mod borders;
+mod cache;
+mod classify;
 mod hint;
 mod names;
 pub mod scan;
-pub mod setting;
+mod setting;
 pub mod shape;
 pub mod statement;
-pub mod tokens;
+mod tokens;
 mod transaction;
 mod verb;
-pub mod walk;
-pub mod words;
+mod walk;
+mod words;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tables;
 

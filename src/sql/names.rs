@@ -15,6 +15,7 @@ use super::words;
 
 /// What the keywords of a statement betray.
 #[derive(Debug, Default, Clone, Copy)]
+#[allow(clippy::struct_excessive_bools, reason = "independent findings, not a state")]
 pub struct Betrayed {
     /// INSERT, UPDATE, DELETE or MERGE as a command, at any depth.
     pub writes: bool,
@@ -32,6 +33,7 @@ pub struct Betrayed {
 
 /// One open parenthesis or bracket, or the statement itself.
 #[derive(Debug, Default, Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "each says which names may follow, on its own")]
 struct Level<'a> {
     /// The call whose arguments these are.
     call: Option<usize>,
@@ -41,7 +43,8 @@ struct Level<'a> {
     filled: bool,
     /// Its arguments have ended (ORDER BY in an aggregate).
     arguments_over: bool,
-    variadic: bool,
+    /// VARIADIC, or `substring(a FROM b)`.
+    unknown_arity: bool,
     /// FROM does not begin a clause here: `extract(year FROM x)`.
     from_is_not_a_clause: bool,
     /// In a FROM list.
@@ -194,7 +197,7 @@ impl<'a> Reader<'a> {
         if let Some(call) = level.call {
             let within = self.tokens.word(at + 1) == b"within";
             let count = if level.filled { level.commas.saturating_add(1) } else { 0 };
-            self.calls[call].arity = (!level.variadic && !within).then_some(count);
+            self.calls[call].arity = (!level.unknown_arity && !within).then_some(count);
         }
         // The body of a CTE has ended: from here on its name is known.
         let parent = self.level();
@@ -262,12 +265,15 @@ impl<'a> Reader<'a> {
                 self.found.locks |= matches!(next, b"update" | b"share")
                     || (next == b"no" && after == b"key")
                     || (next == b"key" && after == b"share");
+                let level = self.level();
+                level.unknown_arity |= level.from_is_not_a_clause;
                 self.end_from();
             }
             b"into" => self.into(at),
             b"from" => {
                 let distinct = self.previous_word(at) == b"distinct";
                 let level = self.level();
+                level.unknown_arity |= level.from_is_not_a_clause;
                 if !level.from_is_not_a_clause && !distinct {
                     level.in_from = true;
                     level.expects = true;
@@ -316,7 +322,7 @@ impl<'a> Reader<'a> {
                 level.in_group = false;
                 level.arguments_over = true;
             }
-            b"variadic" => self.level().variadic = true,
+            b"variadic" => self.level().unknown_arity = true,
             b"where" | b"having" | b"window" | b"union" | b"intersect" | b"except" | b"limit"
             | b"offset" | b"fetch" | b"when" | b"returning" | b"do" => {
                 self.end_from();
@@ -411,9 +417,9 @@ impl<'a> Reader<'a> {
         if !named
             && self.tokens.word(at) == b"operator"
             && self.tokens.kind(at + 1) == Some(Kind::Open)
-            && self.qualified_operator(at + 1, statement)
+            && let Some(next) = self.qualified_operator(at + 1, statement)
         {
-            return self.tokens.past_group(at + 1);
+            return next;
         }
         let mut last = at;
         self.identifier(at, statement);
@@ -509,16 +515,17 @@ impl<'a> Reader<'a> {
         next + 1
     }
 
-    /// `OPERATOR(schema.+)`; false if it is a call of a function of that name.
-    fn qualified_operator(&mut self, open: usize, statement: &mut Statement) -> bool {
-        let close = self.tokens.past_group(open);
-        let Some(operator) = close.checked_sub(2).filter(|at| *at > open) else { return false };
-        if self.tokens.kind(operator) != Some(Kind::Operator) {
-            return false;
+    /// `OPERATOR(schema.+)`; returns where the next token is, or
+    /// nothing if it is a call of a function of that name.
+    fn qualified_operator(&mut self, open: usize, statement: &mut Statement) -> Option<usize> {
+        let mut operator = open + 1;
+        while matches!(self.tokens.kind(operator), Some(Kind::Word | Kind::Quoted | Kind::Dot)) {
+            operator += 1;
         }
-        let inside = &self.tokens.list[open + 1..operator];
-        if !inside.iter().all(|token| matches!(token.kind, Kind::Word | Kind::Quoted | Kind::Dot)) {
-            return false;
+        if self.tokens.kind(operator) != Some(Kind::Operator)
+            || self.tokens.kind(operator + 1) != Some(Kind::Close)
+        {
+            return None;
         }
         let mut foreign = false;
         for index in open + 1..operator {
@@ -536,7 +543,7 @@ impl<'a> Reader<'a> {
         } else {
             self.operator(spelling, statement);
         }
-        true
+        Some(operator + 2)
     }
 
     /// Whether the name `at..=last`, which stands before a parenthesis, may be a function's.

@@ -3,8 +3,6 @@
 //! Follows `VariableSetStmt`, `VariableResetStmt`, `VariableShowStmt` and `DiscardStmt` of
 //! `gram.y`. Names of settings are in lower case, as `PostgreSQL` does not tell their case apart.
 
-use std::ops::Range;
-
 use super::scan::{Kind, Scanner, Token};
 use super::statement::{Lexis, SessionEffect, Transaction};
 use super::tokens::{Cursor, Tokens};
@@ -284,14 +282,14 @@ pub fn set_value(text: &[u8], lexis: Lexis) -> Option<SetStatement> {
     if head.form == Form::FromCurrent {
         return None;
     }
-    let source = |range: Range<usize>| -> Box<[u8]> { text[range].into() };
-    let value = match (list.get(head.value), list.last(), head.form) {
-        _ if head.to_default => SetValue::Default,
-        (Some(first), Some(last), Form::TimeZone) => {
-            SetValue::TimeZone(source(first.start..last.end))
+    let value = if head.to_default {
+        SetValue::Default
+    } else {
+        let source: Box<[u8]> = text[list.get(head.value)?.start..list.last()?.end].into();
+        match head.form {
+            Form::TimeZone => SetValue::TimeZone(source),
+            Form::Plain | Form::FromCurrent => SetValue::Source(source),
         }
-        (Some(first), Some(last), _) => SetValue::Source(source(first.start..last.end)),
-        _ => return None,
     };
     Some(SetStatement { name: head.name, local: head.local, value })
 }

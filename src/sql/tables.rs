@@ -466,6 +466,10 @@ fn calls_are_found_with_their_arity() {
         ("select t.f(1)", &["t.f/1"]),
         ("select 1 operator(pg_catalog.+) f(2)", &["f/1"]),
         ("select operator(1)", &["operator/1"]),
+        (
+            "select substring(a, 1), substring(b from 2), overlay(c placing d from 3)",
+            &["substring/2", "substring/?", "overlay/?"],
+        ),
         ("call p(f(1))", &["p/1", "f/1"]),
         ("execute p(f(1))", &["f/1"]),
         ("declare c cursor for select f(1)", &["f/1"]),

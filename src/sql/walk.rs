@@ -10,6 +10,7 @@
 
 use std::ops::ControlFlow;
 
+use smallvec::SmallVec;
 use sqlparser::ast::{
     ObjectName, ObjectNamePart, Query, Select, SetExpr, Statement as Tree, Visit, Visitor,
 };
@@ -25,6 +26,9 @@ use super::words;
 pub const MAX_TOKENS: usize = 1000;
 /// Deeper parentheses and brackets than this are never given to `sqlparser`.
 pub const MAX_DEPTH: usize = 40;
+/// More joins than this that wait for their condition (`a JOIN b JOIN c ON x ON y`) are never given
+/// to `sqlparser`: each is a level of recursion, and costs it some 25 KiB of stack.
+pub const MAX_JOINS: usize = 6;
 
 /// What the tree says.
 #[derive(Debug, Default)]
@@ -68,14 +72,33 @@ fn is_bounded(tokens: Tokens<'_>) -> bool {
     if tokens.list.len() > MAX_TOKENS {
         return false;
     }
-    let mut depth = 0_usize;
-    for token in tokens.list {
-        match token.kind {
-            Kind::Open | Kind::OpenBracket => depth += 1,
-            Kind::Close | Kind::CloseBracket => depth = depth.saturating_sub(1),
-            _ => {}
+    // Per open parenthesis, the joins that wait for their condition.
+    let mut levels: SmallVec<[usize; 8]> = SmallVec::from_elem(0, 1);
+    let mut waiting = 0_usize;
+    for (at, token) in tokens.list.iter().enumerate() {
+        let joins = levels.last().copied().unwrap_or(0);
+        let change = match token.kind {
+            Kind::Open | Kind::OpenBracket => {
+                levels.push(0);
+                0
+            }
+            Kind::Close | Kind::CloseBracket if levels.len() > 1 => {
+                waiting -= joins;
+                levels.pop();
+                0
+            }
+            Kind::Word => match tokens.word(at) {
+                b"join" => 1,
+                b"on" | b"using" if joins > 0 => -1,
+                _ => 0,
+            },
+            _ => 0,
+        };
+        waiting = waiting.saturating_add_signed(change);
+        if let Some(joins) = levels.last_mut() {
+            *joins = joins.saturating_add_signed(change);
         }
-        if depth > MAX_DEPTH {
+        if waiting > MAX_JOINS || levels.len() > MAX_DEPTH + 1 {
             return false;
         }
     }
@@ -125,5 +148,130 @@ impl Visitor for Seen {
             self.relations.push(Name { schema, name: name.into() });
         }
         ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_DEPTH, MAX_JOINS, MAX_TOKENS};
+    use crate::sql::{Lexis, analyze};
+
+    /// As much as the bounds allow of everything that makes `sqlparser` recurse.
+    fn deep_texts() -> Vec<String> {
+        let chain = |head: &str, link: &str, tokens: usize, tail: &str| {
+            format!("{head}{}{tail}", link.repeat((MAX_TOKENS - 8) / tokens))
+        };
+        let nest = |open: &str, inside: &str, close: &str, levels: usize| {
+            format!("select {}{inside}{}", open.repeat(levels), close.repeat(levels))
+        };
+        let mut texts = vec![
+            chain("select 1", "+1", 2, ""),
+            chain("select 1 from t where a", " or a=1", 4, ""),
+            chain("select a", "[1]", 3, ""),
+            chain("select a", "::int", 2, ""),
+            chain("select ", "not ", 1, "a"),
+            chain("select ", "- ", 1, "a"),
+            chain("select a", ".b", 2, ""),
+            chain("select a", " is null", 2, ""),
+            chain("select a", " collate c", 2, ""),
+            chain("select a", " at time zone b", 4, ""),
+            chain("select a", " in (1)", 4, ""),
+            chain("select a", " between 1 and 2", 4, ""),
+            chain("select a", "->'b'", 2, ""),
+            chain("select 1", " union select 1", 3, ""),
+            chain("select 1", " union all values (1)", 6, ""),
+            chain("select ", "case when a then b else ", 5, "c"),
+            chain("select * from a", " join b on true", 4, ""),
+            chain("select * from a", " join b", 2, ""),
+            chain("select * from a", ", b", 2, ""),
+            format!(
+                "select * from a{}{}",
+                " join b".repeat(MAX_JOINS),
+                " on true".repeat(MAX_JOINS)
+            ),
+            chain("select * from a", " natural join b", 3, ""),
+            chain("", "explain ", 1, "select 1"),
+            chain("select ", "interval ", 1, "'1'"),
+            chain("select ", "a(", 2, ""),
+            chain("", "with x as (", 4, ""),
+            chain("", "(", 1, "select 1"),
+        ];
+        for levels in [MAX_DEPTH, MAX_DEPTH + 10] {
+            texts.extend([
+                format!(
+                    "select * from {}b{}",
+                    "(a join ".repeat(levels),
+                    " on true)".repeat(levels)
+                ),
+                format!("select * from {}a{}", "(".repeat(levels), ")".repeat(levels)),
+                nest("* from a left join (select ", "1", ") q on true", levels),
+                nest("(", &format!("1{}", "*2".repeat(400)), ")", levels),
+                nest("f(", &format!("a{}", " and b".repeat(400)), ")", levels),
+                nest("(", "1", ")", levels),
+                nest("f(", "1", ")", levels),
+                nest("(select ", "1", ")", levels),
+                nest("array[", "1", "]", levels),
+                nest("case when (", "a", ") then b end", levels),
+                nest("a in (select ", "1", ")", levels),
+                nest("1 + (2 * ", "3", ")", levels),
+                nest("* from (select ", "1", ") q", levels),
+                nest("exists (with x as (values (1)) select ", "1", ")", levels),
+            ]);
+        }
+        texts
+    }
+
+    #[test]
+    fn the_bounds_are_safe_on_a_small_stack() {
+        // A worker has 2 MiB; half of it must do, in the profile without optimisation too.
+        let worker = std::thread::Builder::new().stack_size(1 << 20).spawn(|| {
+            for text in deep_texts() {
+                for text in [text.clone(), format!("select * from ({text}) q")] {
+                    let script = analyze(text.as_bytes(), Lexis::default());
+                    assert_eq!(script.statements.len(), 1, "{text}");
+                }
+            }
+        });
+        worker.expect("a thread").join().expect("no text overflows the stack");
+    }
+
+    /// `sqlparser` tries several readings of a parenthesis; nested in each other, wrong ones must not
+    /// multiply within the bounds.
+    #[test]
+    fn the_bounds_are_safe_in_time() {
+        for (open, inside, close) in [
+            ("(", "1 1", ")"),
+            ("f(", "1 1", ")"),
+            ("(select ", "1 1 1", ")"),
+            ("array[", "1 1", "]"),
+            ("case when (", "a a", ") then b end"),
+            ("a in (", "1 1", ")"),
+            ("cast(", "1", " as)"),
+            ("* from (", "a a a", ")"),
+        ] {
+            for levels in 1..=super::MAX_DEPTH {
+                let text =
+                    format!("select {}{inside}{}", open.repeat(levels), close.repeat(levels));
+                let started = std::time::Instant::now();
+                let _ = analyze(text.as_bytes(), Lexis::default());
+                assert!(
+                    started.elapsed() < std::time::Duration::from_secs(2),
+                    "{levels} of {open}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn giants_are_read_by_the_scanner_alone() {
+        for text in [
+            format!("select 1{}", "+1".repeat(100_000)),
+            format!("select a from t where b{}", " or a=1".repeat(100_000)),
+            format!("select a{}", "[1]".repeat(100_000)),
+            format!("select {}1{}", "(".repeat(100_000), ")".repeat(100_000)),
+            format!("select {}1{}", "f(".repeat(100_000), ")".repeat(100_000)),
+        ] {
+            assert_eq!(analyze(text.as_bytes(), Lexis::default()).statements.len(), 1);
+        }
     }
 }

@@ -86,8 +86,9 @@ static RESERVED: [&[u8]; 77] = [
 ];
 
 /// Keywords that may name a column or a relation, but no function unless quoted or qualified: what
-/// looks like their call is a syntax of its own. Sorted.
-static COLUMN_NAMES: [&[u8]; 51] = [
+/// looks like their call is a syntax of its own. `substring` and `overlay` are left out: with commas
+/// between their arguments they are called like any function of that name. Sorted.
+static COLUMN_NAMES: [&[u8]; 49] = [
     b"between",
     b"bigint",
     b"bit",
@@ -114,14 +115,12 @@ static COLUMN_NAMES: [&[u8]; 51] = [
     b"nullif",
     b"numeric",
     b"out",
-    b"overlay",
     b"position",
     b"precision",
     b"real",
     b"row",
     b"setof",
     b"smallint",
-    b"substring",
     b"time",
     b"timestamp",
     b"treat",
