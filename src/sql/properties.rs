@@ -200,7 +200,7 @@ proptest! {
 /// The scanner and the classifier take time in proportion to the text, whatever it is.
 #[test]
 fn hostile_texts_take_linear_time() {
-    let size = 1 << 20;
+    let size = 1 << 18;
     let started = std::time::Instant::now();
     for part in [
         "(",
@@ -262,6 +262,6 @@ fn hostile_texts_take_linear_time() {
             split(text.as_bytes(), Lexis::default()).len(),
             "{part}"
         );
-        assert!(started.elapsed() < std::time::Duration::from_secs(120), "{part} takes too long");
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "{part} takes too long");
     }
 }

@@ -68,6 +68,9 @@ pub struct Token {
 pub struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    /// Up to here stand only signs that are an operator each: what was cut off an operator, and is
+    /// not looked through again for every one of them.
+    signs_until: usize,
     standard_conforming_strings: bool,
 }
 
@@ -75,7 +78,12 @@ impl<'a> Scanner<'a> {
     /// Scans `text` from its start.
     #[must_use]
     pub fn new(text: &'a [u8], lexis: Lexis) -> Self {
-        Self { text, at: 0, standard_conforming_strings: lexis.standard_conforming_strings }
+        Self {
+            text,
+            at: 0,
+            signs_until: 0,
+            standard_conforming_strings: lexis.standard_conforming_strings,
+        }
     }
 
     fn peek(&self, ahead: usize) -> u8 {
@@ -247,6 +255,9 @@ impl<'a> Scanner<'a> {
 
     /// Maximal munch, less what would open a comment and less a trailing sign that SQL forbids.
     fn operator(&mut self) -> Kind {
+        if self.at < self.signs_until {
+            return self.one(Kind::Operator);
+        }
         let rest = &self.text[self.at..];
         let mut length = 0;
         let mut special = false;
@@ -266,7 +277,8 @@ impl<'a> Scanner<'a> {
                 lasting = length;
             }
         }
-        self.at += lasting.max(1);
+        self.signs_until = self.at + length;
+        self.at += lasting;
         Kind::Operator
     }
 

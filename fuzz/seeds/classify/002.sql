@@ -1,0 +1,1 @@
+select a.id, b.* from accounts a inner join branches b on a.branch = b.id

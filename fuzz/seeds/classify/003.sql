@@ -1,0 +1,1 @@
+select * from accounts tablesample bernoulli (10) repeatable (1)

@@ -1,0 +1,1 @@
+select * from json_to_recordset('[{"a":1}]') as r(a int, b text)

@@ -1,0 +1,1 @@
+select sum(a) over (order by b rows between unbounded preceding and current row exclude current row) from t

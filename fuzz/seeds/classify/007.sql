@@ -1,0 +1,1 @@
+with a as (select 1), b (x) as (select * from a) select * from b

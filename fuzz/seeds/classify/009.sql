@@ -1,0 +1,1 @@
+select timestamp with time zone '2020-01-01 00:00+00' at time zone 'UTC'

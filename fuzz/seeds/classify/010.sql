@@ -1,0 +1,1 @@
+select a like 'x%' escape '!', a not ilike 'y', a similar to 'z', a ~ 'q', a !~* 'r' from t

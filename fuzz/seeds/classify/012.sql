@@ -1,0 +1,1 @@
+select $$it's$$, $tag$ $$ $tag$, $_1$x$_1$

@@ -1,0 +1,1 @@
+select a from t where b = $1 and c = $2::int and d = any ($3)

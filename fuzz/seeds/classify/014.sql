@@ -1,0 +1,1 @@
+select data, name, value, type, key, role, user_id, text, temp, set from t

@@ -1,0 +1,1 @@
+select now(), clock_timestamp(), version(), pg_sleep(0), random(), gen_random_uuid()

@@ -1,0 +1,1 @@
+select normalize('x', nfc), 'x' is normalized, 'y' is nfd normalized

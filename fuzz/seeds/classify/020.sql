@@ -1,0 +1,1 @@
+copy accounts to stdout csv header

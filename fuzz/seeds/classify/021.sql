@@ -1,0 +1,1 @@
+copy (with a as (select 1) select * from a) to stdout with csv

@@ -1,0 +1,1 @@
+/*+ SeqScan(t) */ select * from t

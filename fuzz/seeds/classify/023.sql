@@ -1,0 +1,1 @@
+insert into accounts as a values (1) on conflict do nothing

@@ -1,0 +1,1 @@
+truncate accounts, branches restart identity cascade

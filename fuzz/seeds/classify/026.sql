@@ -1,0 +1,1 @@
+values ((select 1)), (2); delete from t

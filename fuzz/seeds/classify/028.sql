@@ -1,0 +1,1 @@
+select (select a from t limit 1 for share)

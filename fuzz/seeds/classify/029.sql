@@ -1,0 +1,1 @@
+select into n from t

@@ -1,0 +1,1 @@
+with a as (select 1) select * into n from a

@@ -1,0 +1,1 @@
+create foreign table ft (a int) server s

@@ -1,0 +1,1 @@
+explain (analyze false) delete from t

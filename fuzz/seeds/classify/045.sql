@@ -1,0 +1,1 @@
+explain refresh materialized view m

@@ -1,0 +1,1 @@
+rollback and chain

@@ -1,0 +1,1 @@
+prepare p as with a as (delete from t returning 1) select * from a

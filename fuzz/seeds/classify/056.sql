@@ -1,0 +1,1 @@
+declare c binary insensitive no scroll cursor with hold for select * from t
