@@ -395,6 +395,25 @@ mod tests {
         }
     }
 
+    /// The page lists every reason, in order, with its meaning and an example; and no other.
+    #[test]
+    fn the_page_has_a_row_for_every_reason() {
+        let page = include_str!("../../docs/ROUTING.md");
+        let (_, table) = page.split_once("\n## Reasons\n").expect("the page has the section");
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+            .collect();
+        let labels: Vec<String> = rows.iter().map(|row| row[0].replace('`', "")).collect();
+        let expected: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(labels, expected);
+        for (row, reason) in rows.iter().zip(Reason::ALL) {
+            assert_eq!(row[1], reason.meaning(), "{reason}");
+            assert!(row.len() == 3 && !row[2].is_empty(), "{reason} has no example");
+        }
+    }
+
     #[test]
     fn a_pipeline_goes_where_its_strictest_statement_goes() {
         let read = Decision::replica(Reason::Read);

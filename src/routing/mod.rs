@@ -11,6 +11,7 @@ mod facts;
 pub mod learned;
 pub mod router;
 pub mod rules;
+pub mod shadow;
 
 pub use balance::Balancer;
 pub use decide::{Asked, decide, decide_statement};
@@ -19,3 +20,4 @@ pub use facts::{Finding, findings, reason_of};
 pub use learned::LearnedShapes;
 pub use router::{Router, SessionView};
 pub use rules::{CompiledRules, SafeFunctions};
+pub use shadow::{RuleProblem, rule_problems};

@@ -121,7 +121,7 @@ impl CompiledRule {
 
 /// Whether a name in a rule means the name in a statement. A schema counts only where both give
 /// one: which schema an unqualified name is found in is not asked here.
-fn covers(wanted: &Name, is: &Name) -> bool {
+pub(super) fn covers(wanted: &Name, is: &Name) -> bool {
     let schema = match (&wanted.schema, &is.schema) {
         (Some(one), Some(two)) => one == two,
         _ => true,
