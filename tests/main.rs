@@ -3,5 +3,6 @@
 mod fake;
 mod grammar_oracle;
 mod handshake;
+mod routing;
 mod server_login;
 mod sockets;

@@ -121,7 +121,8 @@ impl Catalog {
         };
         // A name that the path does not lead to is judged by all that it could mean: the path may
         // be another one by the time the statement runs.
-        let found = overloads.iter().any(|overload| visible(&overload));
+        let found =
+            builtin::is_safe_call(name) || overloads.iter().any(|overload| visible(&overload));
         let visible = |overload: &&Overload| visible(overload) || (!found && schema.is_none());
         let fits = |overload: &&Overload| {
             call.arity.is_none_or(|n| (overload.fewest..=overload.most).contains(&n))
