@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::snapshot::Catalog;
@@ -23,9 +24,11 @@ use super::source::{LoadError, Source};
 const DATABASES: usize = 256;
 /// Time between two cheap looks for DDL from elsewhere.
 const POLL: Duration = Duration::from_secs(1);
+/// So many times as long as a look has taken, the next one waits.
+const REST_PER_LOOK: u32 = 20;
 /// The thorough look follows at the latest after so many cheap ones: servers may count nothing
 /// (`track_counts = off`), or late.
-const THOROUGH_EVERY: u32 = 10;
+const THOROUGH_EVERY: u32 = 5;
 /// Rest after a failed load, so that an unreachable primary is not hammered.
 const RETRY: Duration = Duration::from_millis(500);
 /// A database that nobody has asked for in so many looks is forgotten.
@@ -152,8 +155,10 @@ impl Keeper {
         let mut seen = Seen::default();
         let mut unasked = 0_u32;
         loop {
+            let began = Instant::now();
             let rest = match self.look(&mut seen).await {
-                Ok(()) => POLL,
+                // A look at a large catalog costs the primary its time, too.
+                Ok(()) => POLL.max(began.elapsed() * REST_PER_LOOK),
                 Err(error) => {
                     // What cannot be checked may have changed.
                     self.database.catalog.store(None);
