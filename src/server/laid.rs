@@ -293,6 +293,6 @@ mod tests {
             &statement_for("search_path", "a, \"B c\"")[..],
             b"SELECT pg_catalog.set_config('search_path','a, \"B c\"',false)"
         );
-        assert_eq!(&statement_for("x.y", r"\'")[..], br"SET "x"."y" TO  E'\\'''");
+        assert_eq!(&statement_for("x.y", r"\'")[..], br#"SET "x"."y" TO  E'\\'''"#);
     }
 }
