@@ -10,7 +10,8 @@ use causeway::config::settings::{Address, Secret};
 use causeway::net::Stream;
 use causeway::protocol::{Blame, ErrorReport, write};
 use causeway::server::cancel::cancel;
-use causeway::server::{ConnectError, Established, ServerLogin, connect};
+use causeway::server::connect::connect;
+use causeway::server::{ConnectError, Established, ServerLogin};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::{Config, NoTls};
 
