@@ -94,6 +94,7 @@ async fn broken_ground(options: &ProxyOptions) -> (Cluster, String, Proxy) {
     client.batch_execute(create).await.unwrap();
     cluster.await_replay().await.unwrap();
     let proxy = Proxy::start(&cluster, options).await;
+    proxy.await_catalog(&cluster, &database).await;
     (cluster, database, proxy)
 }
 

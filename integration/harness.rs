@@ -171,6 +171,20 @@ impl Proxy {
         self.metrics().await.sum(name, labels).unwrap_or_default()
     }
 
+    /// Waits until the proxy knows this database: before, everything goes to the primary.
+    pub async fn await_catalog(&self, cluster: &Cluster, database: &str) {
+        let client = self.connect(database).await;
+        await_until("a read reaches a replica", async || {
+            client.query("SELECT relname FROM pg_class LIMIT 1", &[]).await.unwrap();
+            let mut reached = false;
+            for replica in cluster.replicas() {
+                reached |= last_statement(replica, database).await.is_some();
+            }
+            reached
+        })
+        .await;
+    }
+
     pub fn signal(&self, name: &str) {
         signal(name, &[self.pid()]).unwrap();
     }
@@ -265,7 +279,8 @@ pub async fn last_statement(node: &Node, database: &str) -> Option<f64> {
     let row = client
         .query_one(
             "SELECT extract(epoch FROM clock_timestamp() - max(query_start))::float8 \
-             FROM pg_stat_activity WHERE datname = $1 AND usename = 'app'",
+             FROM pg_stat_activity \
+             WHERE datname = $1 AND usename = 'app' AND application_name NOT LIKE 'causeway%'",
             &[&database],
         )
         .await

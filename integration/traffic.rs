@@ -79,6 +79,7 @@ async fn pgbench_select_only_runs_clean_and_on_replicas_only() {
     let database = pgbench_database(cluster).await;
     let before = served_by_all(cluster, &database, "pgbench_accounts").await;
     let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(cluster, &database).await;
     let reads = pgbench_in_every_mode(&proxy, &database, "select-only").await;
     drop(proxy);
 
@@ -97,6 +98,7 @@ async fn pgbench_tpcb_runs_clean_and_on_the_primary_only() {
     let database = pgbench_database(cluster).await;
     let before = served_by_all(cluster, &database, "pgbench_accounts").await;
     let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(cluster, &database).await;
     let transactions = pgbench_in_every_mode(&proxy, &database, "tpcb-like").await;
     drop(proxy);
 
@@ -124,6 +126,7 @@ async fn reads_are_shared_evenly_over_many_clients() {
     let before = served_by_all(cluster, &database, "counted").await;
 
     let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(cluster, &database).await;
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..CLIENTS {
         let client = proxy.connect(&database).await;
