@@ -408,7 +408,8 @@ impl Responses {
             b'H' | b'W' | b'V' => self.committed |= !own,
             b'E' => return Ok(self.on_error(body, own, refusals)),
             b'Z' => return self.on_ready(body.first().copied().unwrap_or(b'I')),
-            b't' | b'N' => {}
+            // CopyDone of a COPY TO: its CommandComplete follows.
+            b't' | b'N' | b'c' => {}
             _ => return Err(ResponseError::Unexpected(char::from(kind))),
         }
         Ok(None)
@@ -679,6 +680,16 @@ mod tests {
         responses.expect(Sent::CopyEnd, None);
         assert_eq!(shown(&mut responses, &answers("CZ")), ("CZ".into(), Progress::Ready));
         assert!(responses.is_quiet());
+    }
+
+    #[test]
+    fn a_copy_out_passes_with_its_end() {
+        use Sent::{Bind, Execute, Parse, Sync};
+        let mut simple = pipeline(&[Sent::Query]);
+        assert_eq!(shown(&mut simple, &answers("HddcCZ")), ("HddcCZ".into(), Progress::Ready));
+        let mut extended = pipeline(&[Parse, Bind, Execute, Sync]);
+        assert_eq!(shown(&mut extended, &answers("12HdcCZ")), ("12HdcCZ".into(), Progress::Ready));
+        assert!(simple.is_quiet() && extended.is_quiet() && extended.rows_shown());
     }
 
     #[test]

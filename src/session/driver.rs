@@ -23,8 +23,8 @@ use crate::client::ClientConn;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Limits, Request};
 use crate::protocol::{ErrorReport, write};
-use crate::routing::decision::Reason;
 use crate::routing::Decision;
+use crate::routing::decision::Reason;
 
 /// How often a request is run again before its client hears of a failure.
 const ATTEMPTS: usize = 4;
