@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use super::driver::Session;
 use super::failure::Failure;
 use crate::cluster::{NodeId, NodeView};
+use crate::config::settings::Consistency;
 use crate::pool::{Lease, LeaseError};
 use crate::protocol::ErrorReport;
 use crate::routing::decision::Reason;
@@ -90,6 +91,15 @@ impl Session {
     ) -> Result<Option<(NodeId, bool)>, Failure> {
         let topology = self.shared.cluster.topology();
         let rules = &self.eyes.rules;
+        let level = decision
+            .consistency
+            .or(self.eyes.options.consistency)
+            .unwrap_or(rules.settings.routing.consistency);
+        if decision.target == Target::Replica && level != Consistency::Eventual {
+            // No level above eventual is kept on replicas yet; the primary keeps them all.
+            let reason = Reason::ConsistencyPrimary;
+            *decision = Decision { target: Target::Primary, reason, ..*decision };
+        }
         if decision.target == Target::Replica {
             let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
             let fresh = |node: &NodeView| {

@@ -5,6 +5,7 @@
 //! before it could serve anybody else. The answer replaces what was believed: it pins, and it unpins
 //! when the cause is gone.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use bytes::{Buf, BytesMut};
@@ -12,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::pins::{Pin, Pins};
 use crate::protocol::{ErrorReport, frame, write};
+use crate::server::laid::put_literal;
 use crate::server::{Laid, ServerConn};
 
 /// What is left of a session on its server. `pg_settings` shows every setting whose source is the
@@ -37,8 +39,10 @@ WHERE from_sql)";
 /// What a server said.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// The settings that are on it.
+    /// The settings that the session has.
     pub laid: Laid,
+    /// Those of them that are still on the server.
+    pub on_server: Laid,
     /// What keeps the session there.
     pub pins: Pins,
 }
@@ -57,6 +61,56 @@ pub enum AuditError {
     Protocol,
 }
 
+/// What is asked, beside what is always asked.
+#[derive(Debug, Default)]
+pub struct Suspicion {
+    /// Custom settings (`app.user`) that may be set: `pg_settings` hides them, so they are asked
+    /// for by name.
+    pub custom: BTreeSet<Box<str>>,
+    /// Code ran that may have set others, under names that nobody knows: the server is reset when
+    /// it has answered, so that no other session ever sees them.
+    pub opaque: bool,
+}
+
+impl Suspicion {
+    fn question(&self) -> BytesMut {
+        let mut question = BytesMut::from(QUESTION);
+        for name in &self.custom {
+            let mut literal = BytesMut::new();
+            put_literal(&mut literal, name);
+            for part in [
+                &b" UNION ALL SELECT "[..],
+                &literal,
+                b", pg_catalog.current_setting(",
+                &literal,
+                b", true) WHERE pg_catalog.current_setting(",
+                &literal,
+                b", true) <> ''",
+            ] {
+                question.extend_from_slice(part);
+            }
+        }
+        if self.opaque {
+            question.extend_from_slice(b"; RESET ALL");
+        }
+        question
+    }
+}
+
+/// Finds the names of custom settings in a text's string constants and in a Bind's parameters.
+pub fn custom_names(bytes: &[u8], names: &mut BTreeSet<Box<str>>) {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+    for word in bytes.split(|byte| !is_part(byte)) {
+        let looks_right = word.len() < 128
+            && word.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_')
+            && word.contains(&b'.')
+            && !word.ends_with(b".");
+        if looks_right && let Ok(name) = std::str::from_utf8(word) {
+            names.insert(name.to_ascii_lowercase().into());
+        }
+    }
+}
+
 /// Asks a server that is outside of any transaction. `user` is the role it was opened as.
 ///
 /// # Errors
@@ -64,8 +118,12 @@ pub enum AuditError {
 ///
 /// # Cancel safety
 /// Not safe: the server must be closed.
-pub async fn audit(server: &mut ServerConn, user: &str) -> Result<Findings, AuditError> {
-    let rows = ask(server, QUESTION).await?;
+pub async fn audit(
+    server: &mut ServerConn,
+    user: &str,
+    suspicion: &Suspicion,
+) -> Result<Findings, AuditError> {
+    let rows = ask(server, &suspicion.question()).await?;
     let mut findings = Findings::default();
     for (name, value) in rows {
         match name.as_str() {
@@ -75,7 +133,13 @@ pub async fn audit(server: &mut ServerConn, user: &str) -> Result<Findings, Audi
             "+cursor" => findings.pins.add(Pin::HoldCursor),
             "+prepared" => findings.pins.add(Pin::Prepared),
             "session_authorization" if value == user => {}
-            _ => findings.laid = findings.laid.with_value(&name.to_lowercase(), &value),
+            _ => {
+                let name = name.to_lowercase();
+                findings.laid = findings.laid.with_value(&name, &value);
+                if !suspicion.opaque || matches!(&*name, "role" | "session_authorization") {
+                    findings.on_server = findings.on_server.with_value(&name, &value);
+                }
+            }
         }
     }
     Ok(findings)
@@ -128,6 +192,15 @@ fn two_columns(mut body: &[u8]) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_custom_settings_are_found_wherever_they_stand() {
+        let mut names = BTreeSet::new();
+        custom_names(b"select set_config('app.User', $1, false), 1.5, a.", &mut names);
+        custom_names(b"\0\0\0\x08my.tenant\0\0", &mut names);
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        assert_eq!(names, ["app.user", "my.tenant"]);
+    }
 
     #[test]
     fn rows_are_two_texts_or_nothing() {

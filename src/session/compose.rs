@@ -6,6 +6,7 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::audit::custom_names;
 use super::judge::Judge;
 use super::machine::{Book, Machine, Phase, Portal, bind_fields, changes, parse_fields};
 use super::statements::{Prepared, put_server_name};
@@ -106,7 +107,7 @@ impl Machine {
         let body = frame.body(buffer);
         let sent = match frame.kind {
             b'P' => return self.compose_parse(bytes, body, server, judge),
-            b'B' => return self.compose_bind(bytes, body, server),
+            b'B' => return self.compose_bind(bytes, body, server, judge),
             b'D' => return self.compose_describe(bytes, body, server),
             b'C' => return self.compose_close(bytes, body, server),
             b'E' => return self.compose_execute(bytes, body, server),
@@ -292,7 +293,13 @@ impl Machine {
         server.responses.expect_own(Sent::Parse, Some(tag));
     }
 
-    fn compose_bind(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
+    fn compose_bind(
+        &mut self,
+        bytes: &[u8],
+        body: &[u8],
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
         let Some((portal, name, rest)) = bind_fields(body) else {
             return pass(bytes, Sent::Bind, server);
         };
@@ -303,6 +310,14 @@ impl Machine {
             self.named(name)
         };
         self.note_portal(portal, prepared.as_deref(), name.is_empty());
+        self.note_parameters(rest);
+        let script = match &prepared {
+            Some(prepared) => Some(prepared.script.clone()),
+            None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
+        };
+        if let Some(script) = script {
+            self.note_calls(&script, judge);
+        }
         let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
         self.ensure_prepared(&prepared, server);
         write::message(&mut server.output, b'B', |out| {
@@ -333,6 +348,16 @@ impl Machine {
                 script: script.clone(),
                 text: Bytes::copy_from_slice(text),
             });
+        }
+    }
+
+    /// A parameter may name the setting that set_config() will set.
+    fn note_parameters(&mut self, rest: &[u8]) {
+        let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::SetConfig);
+        if let Some(portal) = self.portals.last()
+            && portal.script.statements.iter().any(|one| one.session.iter().any(sets))
+        {
+            custom_names(rest, &mut self.suspicion.custom);
         }
     }
 

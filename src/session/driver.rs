@@ -268,6 +268,12 @@ impl Session {
         }
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);
+        if self.eyes.options.explain {
+            let topology = self.shared.cluster.load();
+            let name = &topology.node(server.identity.node).name;
+            let text = format!("causeway: node {name}, reason {}", decision.reason);
+            ErrorReport::new("NOTICE", "00000", text).encode(&mut self.client.output);
+        }
         let outcome = match request.end {
             End::Flush => self.stream(request, Turn::Pipeline).await,
             End::Overflow => self.stream(request, Turn::Pipeline).await,
@@ -288,7 +294,7 @@ impl Session {
             other => other,
         };
         match outcome {
-            Ok(Outcome::Refused) => self.on_refused(decision).await,
+            Ok(Outcome::Refused) => self.on_refused(request, decision).await,
             Ok(_) => self.on_ready(request).await,
             Err(error) => Err(self.lost(request, error, fresh)),
         }
@@ -320,7 +326,8 @@ impl Session {
         let after = match self.machine.on_ready(server, self.on_replica) {
             After::Audit => {
                 let user = &self.account.user;
-                let findings = audit::audit(server, user).await;
+                let suspicion = self.machine.take_suspicion();
+                let findings = audit::audit(server, user, &suspicion).await;
                 if let Err(error) = &findings {
                     tracing::warn!(%error, user = %user, "a session's state could not be read");
                     server.spoiled = true;
@@ -377,7 +384,7 @@ impl Session {
     }
 
     /// A replica said "not here" before anything was shown.
-    async fn on_refused(&mut self, decision: &Decision) -> Result<(), Failure> {
+    async fn on_refused(&mut self, request: &Request, decision: &Decision) -> Result<(), Failure> {
         let Some(server) = self.lease.as_mut() else { return Ok(()) };
         let report = server.responses.last_error().cloned();
         let drained = relay::drain(server).await;
@@ -389,7 +396,22 @@ impl Session {
             self.drop_lease();
         }
         let Some(report) = report else { return Ok(()) };
-        tracing::debug!(%report, reason = %decision.reason, "a replica refused a statement");
+        if report.sqlstate != RECOVERY_CONFLICT {
+            let scripts = self.machine.scripts(request, &self.client.input, &self.eyes);
+            for script in scripts.iter().flatten() {
+                let learned = self.eyes.rules.router.learned();
+                if learned.learn(&self.account.database, script.shape) {
+                    tracing::warn!(
+                        %report,
+                        database = %self.account.database,
+                        statement = script.statements.first().map_or("", |first| first.verb),
+                        shape = format_args!("{:032x}", script.shape),
+                        reason = %decision.reason,
+                        "a replica refused a statement: its shape goes to the primary from now on"
+                    );
+                }
+            }
+        }
         Err(Failure::Refused(Box::new(report)))
     }
 
@@ -477,6 +499,9 @@ impl Session {
         Ok(self.client.flush().await?)
     }
 }
+
+/// What a replica says when replay had to end a statement: nothing about the statement itself.
+const RECOVERY_CONFLICT: &str = "40001";
 
 /// SQLSTATEs that only a replica gives for a statement that the primary could run: read-only
 /// transaction, feature not supported, not in prerequisite state, internal error "during recovery",

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
+use super::audit::{Suspicion, custom_names};
 use super::judge::Judge;
+use super::options;
 use super::pins::{Pin, Pins};
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
@@ -112,6 +114,8 @@ pub struct Machine {
     pins: Pins,
     /// Something may have changed that only the server knows.
     pub(super) suspect: bool,
+    /// What is to be asked about it.
+    pub(super) suspicion: Suspicion,
     /// The catalog may have changed since somebody asked.
     ddl: bool,
     pub(super) books: Vec<Book>,
@@ -146,6 +150,7 @@ impl Machine {
             shared,
             pins: Pins::default(),
             suspect: false,
+            suspicion: Suspicion::default(),
             ddl: false,
             books: Vec::new(),
             portals: Vec::new(),
@@ -284,7 +289,11 @@ impl Machine {
             write::message(&mut self.reply, b'I', |_| ());
             return self.answered(Target::Proxy, Reason::EmptyQuery);
         }
-        if let Some(step) = only.and_then(|only| self.answer(only, text, server_status)) {
+        if let Some(only) = only
+            && let Some(step) = self
+                .refuse_own_setting(only, text, server_status)
+                .or_else(|| self.answer(only, text, server_status))
+        {
             return step;
         }
         let decision = match (decision, &self.phase) {
@@ -294,10 +303,22 @@ impl Machine {
             }
             (None, _) => judge.decide(&script),
         };
+        self.note_calls(&script, judge);
         if changes(&script) || script.statements.len() > 1 || !self.ascii_safe {
             self.running = Some((script, Bytes::copy_from_slice(text)));
         }
         Step::Exchange(decision)
+    }
+
+    /// A function that may do anything may have changed what only the server knows.
+    pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) {
+        if script.statements.iter().any(|statement| !statement.calls.is_empty()) {
+            let reason = judge.decide(script).reason;
+            if matches!(reason, Reason::VolatileFunction | Reason::UnknownFunction) {
+                self.suspect = true;
+                self.suspicion.opaque = true;
+            }
+        }
     }
 
     /// The transaction's place by its modes and its first statement.
@@ -312,6 +333,28 @@ impl Machine {
             Target::Replica => Decision { reason: Reason::ReadOnlyTransaction, ..first },
             _ => first,
         }
+    }
+
+    /// Refuses a value that one of Causeway's own settings cannot have. Inside a transaction on a
+    /// server PostgreSQL takes it, as it takes any custom setting, and it means the default.
+    fn refuse_own_setting(
+        &mut self,
+        only: &Statement,
+        text: &[u8],
+        server_status: Option<u8>,
+    ) -> Option<Step> {
+        let [SessionEffect::Set { name, to_default: false, .. }] = &only.session[..] else {
+            return None;
+        };
+        if server_status.is_some_and(|status| status != b'I') {
+            return None;
+        }
+        let report = options::check(name, text).err()?;
+        report.encode(&mut self.reply);
+        if matches!(self.phase, Phase::Held { .. }) {
+            self.phase = Phase::Lost { untold: None };
+        }
+        Some(self.answered(Target::Proxy, Reason::ProxySet))
     }
 
     /// Answers what needs no server: the beginning of a transaction (which is held back), the end
@@ -534,6 +577,15 @@ impl Machine {
         }
     }
 
+    /// What is to be asked of the server: the custom settings that the session has, and those that
+    /// its last transaction named.
+    pub fn take_suspicion(&mut self) -> Suspicion {
+        let mut suspicion = std::mem::take(&mut self.suspicion);
+        let known = self.settings.current().iter().map(|(name, _)| name);
+        suspicion.custom.extend(known.filter(|name| name.contains('.')).map(Box::from));
+        suspicion
+    }
+
     /// What the server said when it was asked what is left on it. `None`: it could not be asked.
     pub fn on_audit(
         &mut self,
@@ -548,7 +600,7 @@ impl Machine {
                 kept.for_each(|pin| pins.add(pin));
                 self.pins = pins;
                 self.settings.replace(&found.laid);
-                server.applied = found.laid;
+                server.applied = found.on_server;
             }
             None => self.pins.add(Pin::Opaque),
         }
@@ -614,6 +666,33 @@ impl Machine {
         })
     }
 
+    /// The facts of every text that a request runs; `None` if not all are known.
+    pub fn scripts(
+        &self,
+        request: &Request,
+        buffer: &[u8],
+        judge: &impl Judge,
+    ) -> Option<Vec<Arc<Script>>> {
+        if !matches!(request.end, End::Query | End::Sync) {
+            return None;
+        }
+        let mut scripts = Vec::new();
+        for frame in &request.frames {
+            let body = frame.body(buffer);
+            scripts.push(match frame.kind {
+                b'Q' => judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis),
+                b'P' => judge.script(parse_fields(body)?.1, self.lexis),
+                b'B' => match bind_fields(body)?.1 {
+                    // What the unnamed statement is, its Parse says, or the books do.
+                    b"" => self.statements.unnamed.get()?.2.clone(),
+                    name => self.named(name)?.script.clone(),
+                },
+                _ => continue,
+            });
+        }
+        Some(scripts)
+    }
+
     /// Whether something holds of every statement that a request runs, and all are known.
     fn all(
         &self,
@@ -622,33 +701,8 @@ impl Machine {
         judge: &impl Judge,
         holds: impl Fn(&Statement) -> bool,
     ) -> bool {
-        if !matches!(request.end, End::Query | End::Sync) {
-            return false;
-        }
-        request.frames.iter().all(|frame| {
-            let body = frame.body(buffer);
-            let script = match frame.kind {
-                b'Q' => judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis),
-                b'P' => match parse_fields(body) {
-                    Some((_, text, _)) => judge.script(text, self.lexis),
-                    None => return false,
-                },
-                b'B' => match bind_fields(body) {
-                    // What the unnamed statement is, its Parse says, or the books do.
-                    Some((_, b"", _)) => match self.statements.unnamed.get() {
-                        Some((_, _, script, _)) => script.clone(),
-                        None => return false,
-                    },
-                    Some((_, name, _)) => match self.named(name) {
-                        Some(prepared) => prepared.script.clone(),
-                        None => return false,
-                    },
-                    None => return false,
-                },
-                _ => return true,
-            };
-            script.statements.iter().all(&holds)
-        })
+        self.scripts(request, buffer, judge)
+            .is_some_and(|scripts| scripts.iter().flat_map(|script| &script.statements).all(holds))
     }
 
     fn on_done(&mut self, tag: usize, server: &mut ServerConn) {
@@ -690,6 +744,7 @@ impl Machine {
         );
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
+        self.suspicion.opaque |= statement.class == Class::Procedure;
         for effect in &statement.session {
             match effect {
                 SessionEffect::Set { local: true, .. } => {}
@@ -702,6 +757,16 @@ impl Machine {
                     server.unnamed = None;
                     self.suspect = true;
                     self.pins.remove(Pin::Sequence);
+                }
+                SessionEffect::SetConfig => {
+                    custom_names(text, &mut self.suspicion.custom);
+                    self.suspect = true;
+                }
+                SessionEffect::Set { name, .. } => {
+                    if name.contains('.') {
+                        self.suspicion.custom.insert(name.clone());
+                    }
+                    self.suspect = true;
                 }
                 SessionEffect::DiscardSequences => self.pins.remove(Pin::Sequence),
                 SessionEffect::Load => self.pins.add(Pin::Load),

@@ -157,6 +157,8 @@ mod tests {
         assert_eq!(options.route, Some(RouteHint::Primary));
         assert_eq!(options.application_name, "it's");
         assert!(options.serializable && !options.explain);
+        let laid = Laid::default().with_value("causeway.explain", "on");
+        assert!(Options::of(&laid).explain, "as the audit lays it");
         let listed = Laid::default().with_value("search_path", "a, b");
         assert_eq!(Options::of(&listed).search_path.as_deref(), Some("a, b"));
     }
