@@ -57,6 +57,7 @@ enum Grant {
 }
 
 struct State {
+    #[allow(clippy::vec_box, reason = "a server moves between list and lease without a copy")]
     /// Idle servers by the worker they are registered with, the most recently used last.
     idle: Vec<Vec<Box<ServerConn>>>,
     places: usize,

@@ -10,7 +10,7 @@ use super::pool::{Bounds, Counts, Pool};
 use crate::cluster::{NodeId, Topology};
 use crate::config::settings::Secret;
 use crate::server::Laid;
-use crate::server::connect::ServerLogin;
+use crate::server::connect::{Reported, ServerLogin};
 
 /// A user in a database: whose servers may be lent to whom.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct Account {
 const GREETINGS: usize = 64;
 
 /// What a server of an account reports of its settings when it is opened.
-pub type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+pub type Parameters = Vec<Reported>;
 
 impl Account {
     /// The pool at one node, made when it is first asked for.
@@ -95,11 +95,14 @@ impl Account {
     }
 }
 
+/// Accounts by user and database.
+type Accounts = HashMap<(Arc<str>, Arc<str>), Arc<Account>>;
+
 /// All pools of the process.
 #[derive(Debug)]
 pub struct Pools {
     workers: usize,
-    accounts: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Account>>>,
+    accounts: Mutex<Accounts>,
 }
 
 impl Pools {

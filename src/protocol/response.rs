@@ -110,6 +110,7 @@ pub enum ResponseError {
 
 /// The state of one server's answers.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one exchange")]
 pub struct Responses {
     expects: VecDeque<Expect>,
     /// An error was answered inside a pipeline whose Sync is not sent yet.

@@ -147,9 +147,10 @@ fn closed_report(desk: &Desk, drain: &CancellationToken, most: usize) -> Option<
 }
 
 fn log_refused(error: &HandshakeError, peer: PeerAddr) {
-    match error.report() {
-        Some(report) => tracing::info!(%peer, %error, sqlstate = %report.sqlstate, "login refused"),
-        None => tracing::debug!(%peer, %error, "connection ended before its login"),
+    if let Some(report) = error.report() {
+        tracing::info!(%peer, %error, sqlstate = %report.sqlstate, "login refused");
+    } else {
+        tracing::debug!(%peer, %error, "connection ended before its login");
     }
 }
 

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
+use super::connect::Reported;
 use super::laid::Laid;
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
@@ -156,7 +157,7 @@ pub struct ServerConn {
     /// Hash of the text in the unnamed statement, as far as known.
     pub unnamed: Option<u64>,
     /// What it reported when it was opened (ParameterStatus), until somebody takes note of it.
-    pub greeting: Option<Vec<(Box<[u8]>, Box<[u8]>)>>,
+    pub greeting: Option<Vec<Reported>>,
     /// What it is, is no longer known: it must be closed and not used again.
     pub spoiled: bool,
 }

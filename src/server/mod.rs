@@ -9,5 +9,5 @@ pub mod connect;
 pub mod laid;
 
 pub use conn::{Identity, ServerConn};
-pub use connect::{ConnectError, Established, ServerLogin};
+pub use connect::{ConnectError, Established, ServerLogin, connect};
 pub use laid::Laid;

@@ -33,26 +33,10 @@ impl Session {
         let deadline = Instant::now() + self.eyes.rules.settings.pool.wait;
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
         loop {
-            let (node, on_replica) = match self.choose(decision, &failed)? {
-                Some(chosen) => chosen,
-                None => {
-                    // No primary is known: the monitor will say when there is one.
-                    let primary =
-                        self.shared.cluster.wait_until(|topology| topology.primary.is_some());
-                    self.entry.slot.waits();
-                    let until = tokio::time::Instant::from_std(deadline);
-                    let waited = tokio::select! {
-                        found = tokio::time::timeout_at(until, primary) => found.is_ok(),
-                        () = self.entry.slot.cancelled.notified() => {
-                            return Err(self.stop_waiting(Failure::Cancelled));
-                        }
-                    };
-                    if !waited {
-                        return Err(self.stop_waiting(Failure::NoPrimary));
-                    }
-                    failed.clear();
-                    continue;
-                }
+            let Some((node, on_replica)) = self.choose(decision, &failed)? else {
+                self.await_primary(deadline).await?;
+                failed.clear();
+                continue;
             };
             match self.lease_from(node).await {
                 Ok(lease) => {
@@ -69,6 +53,20 @@ impl Session {
                     failed.push(node);
                 }
                 Err(failure) => return Err(self.stop_waiting(failure)),
+            }
+        }
+    }
+
+    /// Waits for the monitor to find a primary.
+    async fn await_primary(&self, deadline: Instant) -> Result<(), Failure> {
+        let found = self.shared.cluster.wait_until(|topology| topology.primary.is_some());
+        self.entry.slot.waits();
+        tokio::select! {
+            found = tokio::time::timeout_at(deadline.into(), found) => {
+                found.map(drop).map_err(|_| self.stop_waiting(Failure::NoPrimary))
+            }
+            () = self.entry.slot.cancelled.notified() => {
+                Err(self.stop_waiting(Failure::Cancelled))
             }
         }
     }

@@ -275,8 +275,7 @@ impl Session {
             ErrorReport::new("NOTICE", "00000", text).encode(&mut self.client.output);
         }
         let outcome = match request.end {
-            End::Flush => self.stream(request, Turn::Pipeline).await,
-            End::Overflow => self.stream(request, Turn::Pipeline).await,
+            End::Flush | End::Overflow => self.stream(request, Turn::Pipeline).await,
             _ => {
                 let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
                 let refusals = if self.on_replica { refused_by_replica } else { |_: &[u8]| false };
@@ -445,9 +444,10 @@ impl Session {
             return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));
         }
         if !fresh {
-            return match self.machine.commits(request, &self.client.input, &self.eyes) {
-                true => Failure::CommitUnknown,
-                false => Failure::TransactionLost,
+            return if self.machine.commits(request, &self.client.input, &self.eyes) {
+                Failure::CommitUnknown
+            } else {
+                Failure::TransactionLost
             };
         }
         let unsaid = !committed && !self.client.streamed;

@@ -104,6 +104,7 @@ pub(super) struct Portal {
 
 /// One session.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one session")]
 pub struct Machine {
     pub(super) phase: Phase,
     /// What the client has set.
@@ -747,7 +748,9 @@ impl Machine {
         self.suspicion.opaque |= statement.class == Class::Procedure;
         for effect in &statement.session {
             match effect {
-                SessionEffect::Set { local: true, .. } => {}
+                SessionEffect::Set { local: true, .. }
+                | SessionEffect::SequenceAdvance
+                | SessionEffect::DiscardPlans => {}
                 SessionEffect::Set { name, to_default: false, .. } if alone => {
                     self.settings.set(name, text.clone());
                 }
@@ -771,7 +774,6 @@ impl Machine {
                 SessionEffect::DiscardSequences => self.pins.remove(Pin::Sequence),
                 SessionEffect::Load => self.pins.add(Pin::Load),
                 SessionEffect::SequenceRead => self.pins.add(Pin::Sequence),
-                SessionEffect::SequenceAdvance | SessionEffect::DiscardPlans => {}
                 SessionEffect::Deallocate(name) => {
                     self.statements.remove(name.as_bytes());
                     self.suspect = true;

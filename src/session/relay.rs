@@ -342,9 +342,7 @@ fn take_frames(
         client.input.advance(header.length);
         client.sync_passed |= matches!(header.kind, b'S' | b'Q');
         *turn = match (header.kind, *turn) {
-            (b'S', _) => Turn::Answer,
-            (b'c' | b'f', Turn::QueryCopy) => Turn::Answer,
-            (b'Q' | b'F', _) => Turn::Answer,
+            (b'S' | b'Q' | b'F', _) | (b'c' | b'f', Turn::QueryCopy) => Turn::Answer,
             (_, turn) => turn,
         };
     }

@@ -5,7 +5,7 @@
 //! name `cw_<number>`. A session owns only the map from its own names to numbers.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -115,9 +115,7 @@ impl Unnamed {
         self.types.clear();
         self.types.extend_from_slice(types);
         self.script = Some(script);
-        let mut hasher = rustc_hash::FxBuildHasher.build_hasher();
-        (text, types, meaning).hash(&mut hasher);
-        self.hash = hasher.finish();
+        self.hash = rustc_hash::FxBuildHasher.hash_one((text, types, meaning));
     }
 
     /// Forgets the text.
@@ -127,6 +125,7 @@ impl Unnamed {
 
     /// Its text, types, facts and a hash over text, types and meaning, if there is one.
     #[must_use]
+    #[allow(clippy::type_complexity, reason = "four things that are only used together")]
     pub fn get(&self) -> Option<(&[u8], &[u8], &Arc<Script>, u64)> {
         self.script.as_ref().map(|script| (&self.text[..], &self.types[..], script, self.hash))
     }
