@@ -236,6 +236,8 @@ fn build(
     let pools = Arc::new(Pools::new(settings.proxy.workers));
     observe_pools(registry, &pools, &cluster);
     let rules = reload::rules(settings, None)?;
+    let metrics = Metrics::new(registry);
+    metrics.announce(settings.nodes.iter().map(|node| &*node.name));
     Ok(Arc::new(Shared {
         rules: ArcSwap::from_pointee(rules),
         cluster,
@@ -244,7 +246,7 @@ fn build(
         scripts: ScriptCache::new(SCRIPTS),
         statements: Arc::new(statements::Shared::default()),
         registry: Arc::new(Registry::default()),
-        metrics: Metrics::new(registry),
+        metrics,
     }))
 }
 
