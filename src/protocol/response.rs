@@ -134,6 +134,7 @@ pub struct Responses {
     rolled_back: bool,
     failed: bool,
     rows_shown: bool,
+    stale_plan: bool,
     last_error: Option<ErrorReport>,
     own_failure: Option<ErrorReport>,
 }
@@ -155,6 +156,7 @@ impl Default for Responses {
             rolled_back: false,
             failed: false,
             rows_shown: false,
+            stale_plan: false,
             last_error: None,
             own_failure: None,
         }
@@ -169,6 +171,7 @@ impl Responses {
         self.rolled_back = false;
         self.failed = false;
         self.rows_shown = false;
+        self.stale_plan = false;
         self.last_error = None;
         self.own_failure = None;
         self.events.clear();
@@ -247,6 +250,13 @@ impl Responses {
     #[must_use]
     pub fn rows_shown(&self) -> bool {
         self.rows_shown
+    }
+
+    /// Whether a prepared statement was refused in this exchange because its result has changed since
+    /// it was prepared ("cached plan must not change result type").
+    #[must_use]
+    pub fn stale_plan(&self) -> bool {
+        self.stale_plan
     }
 
     /// The report behind [`Progress::Refused`] and [`Progress::Fatal`].
@@ -462,13 +472,16 @@ impl Responses {
         own: bool,
         refusals: &impl Fn(&[u8]) -> bool,
     ) -> Option<Progress> {
-        let fatal = matches!(severity(body), Some(b"FATAL" | b"PANIC"));
+        let fatal = matches!(field(body, b'V'), Some(b"FATAL" | b"PANIC"));
         let sqlstate = ErrorReport::sqlstate_of(body).unwrap_or(b"XX000");
         if fatal {
             self.last_error = Some(ErrorReport::parse(body));
             return Some(Progress::Fatal);
         }
-        if !self.committed && refusals(sqlstate) {
+        // Every node says it, and on another the statement would run with another result.
+        let stale = sqlstate == b"0A000" && field(body, b'R') == Some(b"RevalidateCachedQuery");
+        self.stale_plan |= stale;
+        if !self.committed && !stale && refusals(sqlstate) {
             self.last_error = Some(ErrorReport::parse(body));
             return Some(Progress::Refused);
         }
@@ -517,12 +530,12 @@ impl Responses {
     }
 }
 
-/// Field V of an error's body: the severity that no locale translates.
-fn severity(body: &[u8]) -> Option<&[u8]> {
+/// A field of an error's body: V is the severity that no locale translates, R the routine.
+fn field(body: &[u8], wanted: u8) -> Option<&[u8]> {
     let mut rest = body;
     while let [field, tail @ ..] = rest {
         let (text, next) = frame::cstr(tail)?;
-        if *field == b'V' {
+        if *field == wanted {
             return Some(text);
         }
         rest = next;
@@ -721,5 +734,21 @@ mod tests {
             }
             assert_eq!((seen, last), (input.clone(), Progress::Ready), "step {step}");
         }
+    }
+
+    #[test]
+    fn a_stale_plan_is_not_asked_of_another_node() {
+        let mut responses = Responses::default();
+        responses.begin();
+        responses.expect(Sent::Bind, None);
+        responses.expect(Sent::Sync, None);
+        let body = b"SERROR\0VERROR\0C0A000\0Mcached plan\0RRevalidateCachedQuery\0\0";
+        let mut input = message(b'E', body);
+        input.extend(answers("Z"));
+        assert_eq!(responses.scan(&input, |state| state == b"0A000").unwrap(), Progress::Ready);
+        assert!(responses.stale_plan());
+        responses.flushed();
+        responses.begin();
+        assert!(!responses.stale_plan());
     }
 }

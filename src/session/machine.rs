@@ -119,6 +119,8 @@ pub struct Machine {
     pub(super) suspicion: Suspicion,
     /// The catalog may have changed since somebody asked.
     ddl: bool,
+    /// Statements that were prepared before may have another result now.
+    redefined: bool,
     pub(super) books: Vec<Book>,
     pub(super) portals: Vec<Portal>,
     /// What the request under way has prepared or closed so far, by the client's names.
@@ -153,6 +155,7 @@ impl Machine {
             suspect: false,
             suspicion: Suspicion::default(),
             ddl: false,
+            redefined: false,
             books: Vec::new(),
             portals: Vec::new(),
             pending: FxHashMap::default(),
@@ -196,6 +199,11 @@ impl Machine {
     /// transaction has ended, for only then do others see it.
     pub fn changed_catalog(&mut self) -> bool {
         let changed = self.ddl;
+        if std::mem::take(&mut self.redefined) {
+            self.shared.forget();
+            // In a transaction only this session sees it; once more when all do, or when it is undone.
+            self.redefined = !self.is_idle();
+        }
         self.ddl &= !self.is_idle();
         changed
     }
@@ -542,6 +550,7 @@ impl Machine {
         }
         self.books.clear();
         self.pending.clear();
+        self.redefined |= server.responses.stale_plan();
         if let Some((script, text)) = self.running.take() {
             if !self.ascii_safe {
                 self.suspect = true;
@@ -743,6 +752,7 @@ impl Machine {
             statement.class,
             Class::Ddl | Class::Procedure | Class::Maintenance | Class::Unknown
         );
+        self.redefined |= matches!(statement.class, Class::Ddl);
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
         self.suspicion.opaque |= statement.class == Class::Procedure;

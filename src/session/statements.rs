@@ -75,6 +75,12 @@ impl Shared {
         prepared
     }
 
+    /// The catalog has changed: whoever prepares a text from now on gets it with the result that it
+    /// has now. Those who have it keep what they have, and hear so from PostgreSQL if that differs.
+    pub fn forget(&self) {
+        self.0.lock().by_key.clear();
+    }
+
     /// How many texts are known.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -197,6 +203,16 @@ mod tests {
         }
         assert!(shared.len() < 2500, "{} texts are kept", shared.len());
         assert_eq!(shared.intern(b"select 1", b"\0\0", 0, &script).number, one.number);
+    }
+
+    #[test]
+    fn a_text_is_prepared_anew_after_the_catalog_changed() {
+        let shared = Shared::default();
+        let script = Arc::new(Script::default());
+        let before = shared.intern(b"select * from t", b"\0\0", 0, &script);
+        shared.forget();
+        let after = shared.intern(b"select * from t", b"\0\0", 0, &script);
+        assert_ne!(after.number, before.number);
     }
 
     #[test]
