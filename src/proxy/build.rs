@@ -235,9 +235,9 @@ fn build(
     let catalogs = Catalogs::new(source, control.clone(), halt.clone());
     let pools = Arc::new(Pools::new(settings.proxy.workers));
     observe_pools(registry, &pools, &cluster);
-    let rules = reload::rules(settings, None)?;
     let metrics = Metrics::new(registry);
     metrics.announce(settings.nodes.iter().map(|node| &*node.name));
+    let rules = reload::rules(settings, None)?;
     Ok(Arc::new(Shared {
         rules: ArcSwap::from_pointee(rules),
         cluster,
