@@ -80,10 +80,10 @@ impl Truth {
     fn functions(&self) -> Vec<String> {
         self.each("FuncCall { funcname: [")
             .map(|rest| {
-                let list = rest.split(']').next().unwrap_or_default();
-                let last = list.rsplit("sval: \"").next().unwrap_or_default();
-                let name = last.split('"').next().unwrap_or_default().to_owned();
-                let system = list.contains("sval: \"pg_catalog\"");
+                let names = rest.split(']').next().unwrap_or_default();
+                let function = names.rsplit("sval: \"").next().unwrap_or_default();
+                let name = function.split('"').next().unwrap_or_default().to_owned();
+                let system = names.contains("sval: \"pg_catalog\"");
                 (name, system)
             })
             .filter(|(name, system)| !(*system && SYNTAX.contains(&name.as_str())))

@@ -229,17 +229,17 @@ fn names_are_looked_for_along_the_search_path() {
 #[test]
 fn hints_outrank_the_route_and_the_route_outranks_rules() {
     let (catalog, router) = (database(), router());
-    let routed = |text, route| {
+    let by_route = |text, route| {
         let view = SessionView { route: Some(route), ..view(Some(&catalog)) };
         said(router.decide(&script(text), &view))
     };
     let hot = "select * from hot";
-    assert_eq!(routed(hot, RouteHint::Replica), (Target::Replica, Reason::SessionRoute));
+    assert_eq!(by_route(hot, RouteHint::Replica), (Target::Replica, Reason::SessionRoute));
     assert_eq!(
-        routed("/* causeway: primary */ select * from items", RouteHint::Replica),
+        by_route("/* causeway: primary */ select * from items", RouteHint::Replica),
         (Target::Primary, Reason::HintPrimary)
     );
-    assert_eq!(routed("delete from hot", RouteHint::Replica), (Target::Primary, Reason::Write));
+    assert_eq!(by_route("delete from hot", RouteHint::Replica), (Target::Primary, Reason::Write));
     let report = SessionView { application_name: "report", ..view(Some(&catalog)) };
     let decision = router.decide(&script("select * from items"), &report);
     assert_eq!(said(decision), (Target::Replica, Reason::Read));

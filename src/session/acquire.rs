@@ -9,7 +9,6 @@ use super::failure::Failure;
 use crate::cluster::{NodeId, NodeView};
 use crate::config::settings::Consistency;
 use crate::pool::{Lease, LeaseError};
-use crate::protocol::ErrorReport;
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::server::ConnectError;
@@ -139,21 +138,18 @@ impl Session {
             }
             Err(LeaseError::Busy { size, waited }) => Err(Failure::Busy { size, waited }),
             Err(LeaseError::Connect(error)) => {
-                let said: Option<ErrorReport> = match &error {
-                    ConnectError::Refused(report) => Some((**report).clone()),
-                    _ => None,
+                let not_now = match &error {
+                    ConnectError::Refused(report) => NOT_NOW.contains(&&*report.sqlstate),
+                    ConnectError::Unreachable(_) | ConnectError::Timeout(_) => true,
+                    _ => false,
                 };
-                match said {
-                    Some(report) if !NOT_NOW.contains(&&*report.sqlstate) => {
-                        Err(Failure::NodeRefused(Box::new(report)))
-                    }
-                    _ => {
-                        let address = self.shared.cluster.topology().node(node).address.clone();
-                        tracing::info!(node = %address, %error, "no server could be opened");
-                        self.shared.cluster.report_failure(node, epoch);
-                        Err(Failure::NoPrimary)
-                    }
+                let address = self.shared.cluster.topology().node(node).address.clone();
+                tracing::info!(node = %address, %error, "no server could be opened");
+                if !not_now {
+                    return Err(Failure::NodeRefused(Box::new(error.report())));
                 }
+                self.shared.cluster.report_failure(node, epoch);
+                Err(Failure::NoPrimary)
             }
         }
     }

@@ -26,6 +26,10 @@ use crate::protocol::{ErrorReport, write};
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
 
+/// Most of a pipeline that is written before any of its answer is read, in bytes. It fits into
+/// what the kernel buffers for a socket, so that the write ends whatever the server does.
+const IN_TURNS: usize = 16 << 10;
+
 /// How often a request is run again before its client hears of a failure.
 const ATTEMPTS: usize = 4;
 
@@ -276,6 +280,8 @@ impl Session {
         }
         let outcome = match request.end {
             End::Flush | End::Overflow => self.stream(request, Turn::Pipeline).await,
+            // A server may stop reading until its answers are read: so much cannot go in turns.
+            End::Sync if server.output.len() > IN_TURNS => self.stream(request, Turn::Answer).await,
             _ => {
                 let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
                 let refusals = if self.on_replica { refused_by_replica } else { |_: &[u8]| false };
@@ -304,6 +310,7 @@ impl Session {
         let Some(server) = self.lease.as_mut() else { return Ok(Outcome::Ready) };
         self.client.input.advance(request.length);
         self.client.streamed = true;
+        self.client.sync_passed = turn != Turn::Pipeline;
         let limits = self.limits;
         relay::duplex(&mut self.client, server, &mut self.machine, &self.eyes, &limits, turn)
             .await?;

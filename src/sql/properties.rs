@@ -156,8 +156,7 @@ proptest! {
     ) {
         // Written anew from its tokens with other values in their places.
         let mut other = Vec::new();
-        let mut tokens = Scanner::new(&text, Lexis::default()).peekable();
-        while let Some(token) = tokens.next() {
+        for token in Scanner::new(&text, Lexis::default()) {
             match token.kind {
                 Kind::Number => other.extend_from_slice(number.to_string().as_bytes()),
                 Kind::String => other.extend_from_slice(format!("$x${string}$x$").as_bytes()),
