@@ -23,6 +23,8 @@ use crate::server::ServerConn;
 
 /// First size of a server's read buffer in bytes; it grows while answers fill it.
 const READ_FIRST: usize = 8 << 10;
+/// Less room than this in it is not worth a system call, in bytes.
+const READ_LEAST: usize = 1 << 10;
 /// Last size of a server's read buffer in bytes.
 const READ_MOST: usize = 128 << 10;
 /// How much may wait to be written to one side before the other is no longer read, in bytes.
@@ -197,16 +199,10 @@ fn poll_server(server: &mut ServerConn, cx: &mut Context<'_>) -> Poll<Result<(),
     }
 }
 
-/// Makes room to read into: twice as much as the buffer has if the last read filled it.
+/// Makes room to read into. What was done with before the unread bytes is reclaimed.
 fn reserve(input: &mut BytesMut) {
-    let capacity = input.capacity();
-    if capacity == 0 {
-        input.reserve(READ_FIRST);
-    } else if input.len() == capacity {
-        let more = capacity.min(READ_MOST);
-        input.reserve(more);
-    } else if input.is_empty() && capacity < READ_FIRST {
-        // Nothing is left in the buffer: this reclaims the whole of it.
+    let spare = input.capacity() - input.len();
+    if spare < READ_LEAST || input.is_empty() && spare < READ_FIRST {
         input.reserve(READ_FIRST);
     }
 }

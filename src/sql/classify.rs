@@ -212,6 +212,7 @@ fn copy<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement) -> Tokens<'a> {
     statement.verb = "COPY";
     let query = cursor.tokens.kind(cursor.at) == Some(Kind::Open);
     let start = cursor.at;
+    let mut names_end = start;
     if query {
         cursor.at = cursor.tokens.past_group(cursor.at);
     } else {
@@ -221,6 +222,8 @@ fn copy<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement) -> Tokens<'a> {
             cursor.eat("binary");
         }
         relation(cursor, statement);
+        // The list of columns that may follow is no list of arguments.
+        names_end = cursor.at;
         if cursor.tokens.kind(cursor.at) == Some(Kind::Open) {
             cursor.at = cursor.tokens.past_group(cursor.at);
         }
@@ -245,7 +248,7 @@ fn copy<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement) -> Tokens<'a> {
         return inside;
     }
     if out || !client {
-        return cursor.tokens.until(end).from(start);
+        return cursor.tokens.until(if query { end } else { names_end }).from(start);
     }
     // COPY ... FROM STDIN WHERE condition: calls may stand there.
     cursor.tokens.from(end + 2)
