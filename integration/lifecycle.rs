@@ -10,6 +10,7 @@ use crate::harness::{Proxy, ProxyOptions, SOON, await_until, fresh_database, sha
 async fn livez_readyz_and_metrics_answer() {
     let proxy = Proxy::start(shared_cluster(), &ProxyOptions::default()).await;
     let client = proxy.connect("app").await;
+    proxy.await_catalog(shared_cluster(), "app").await;
     client.query("SELECT 1", &[]).await.unwrap();
     client.batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t").await.unwrap();
     assert_eq!(proxy.get("/livez").await.unwrap().0, 200);
