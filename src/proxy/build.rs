@@ -233,6 +233,8 @@ fn build(
     let monitor = &settings.monitor;
     let source = Source::new(&monitor.user, monitor.password.as_ref(), primary);
     let catalogs = Catalogs::new(source, control.clone(), halt.clone());
+    // The one database that is known to be asked for: its reads need not wait for the first client.
+    let _loading = catalogs.get(&settings.monitor.database);
     let pools = Arc::new(Pools::new(settings.proxy.workers));
     observe_pools(registry, &pools, &cluster);
     let metrics = Metrics::new(registry);
