@@ -112,6 +112,7 @@ pub fn custom_names(bytes: &[u8], names: &mut BTreeSet<Box<str>>) {
 }
 
 /// Asks a server that is outside of any transaction. `user` is the role it was opened as.
+/// Notifications that come meanwhile are the client's: they are appended to `heard` as they are.
 ///
 /// # Errors
 /// If the server is gone or refuses; it must be closed then, and its session told.
@@ -122,8 +123,9 @@ pub async fn audit(
     server: &mut ServerConn,
     user: &str,
     suspicion: &Suspicion,
+    heard: &mut BytesMut,
 ) -> Result<Findings, AuditError> {
-    let rows = ask(server, &suspicion.question()).await?;
+    let rows = ask(server, &suspicion.question(), heard).await?;
     let mut findings = Findings::default();
     for (name, value) in rows {
         match name.as_str() {
@@ -149,6 +151,7 @@ pub async fn audit(
 async fn ask(
     server: &mut ServerConn,
     question: &[u8],
+    heard: &mut BytesMut,
 ) -> Result<Vec<(String, String)>, AuditError> {
     let mut out = BytesMut::new();
     write::query(&mut out, question);
@@ -164,6 +167,7 @@ async fn ask(
             let body = &message[frame::HEADER..];
             match header.kind {
                 b'D' => rows.push(two_columns(body).ok_or(AuditError::Protocol)?),
+                b'A' => heard.extend_from_slice(&message),
                 b'E' => refused = Some(ErrorReport::parse(body)),
                 b'Z' => return refused.map_or(Ok(rows), |report| Err(AuditError::Refused(report))),
                 _ => {}

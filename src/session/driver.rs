@@ -137,6 +137,13 @@ impl Session {
             Drain,
         }
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
+        if !lease.input.is_empty() {
+            match relay::pass_on(&mut self.client, lease).await {
+                Ok(()) => self.machine.on_overheard(lease),
+                Err(error) => return self.on_idle_server_lost(error),
+            }
+        }
+        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
         let stream = &self.client.stream;
         let either = std::future::poll_fn(|cx| {
             if stream.poll_read_ready(cx).is_ready() {
@@ -333,12 +340,18 @@ impl Session {
             After::Audit => {
                 let user = &self.account.user;
                 let suspicion = self.machine.take_suspicion();
-                let findings = audit::audit(server, user, &suspicion).await;
+                let heard = &mut self.client.output;
+                let findings = audit::audit(server, user, &suspicion, heard).await;
                 if let Err(error) = &findings {
                     tracing::warn!(%error, user = %user, "a session's state could not be read");
                     server.spoiled = true;
                 }
-                self.machine.on_audit(findings.ok(), server)
+                let after = self.machine.on_audit(findings.ok(), server);
+                if !self.client.output.is_empty() {
+                    let flushed = self.client.flush().await;
+                    flushed.map_err(|error| Failure::Client(SessionEnd::Client(error)))?;
+                }
+                after
             }
             after => after,
         };

@@ -152,6 +152,14 @@ pub async fn overhear(client: &mut ClientConn, server: &mut ServerConn) -> Resul
     if server.stream.read_buf(&mut server.input).await.map_err(RelayError::Server)? == 0 {
         return Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into()));
     }
+    pass_on(client, server).await
+}
+
+/// Passes on what was read behind the end of an answer: a notification may come in one piece with it.
+///
+/// # Errors
+/// If either side is gone.
+pub async fn pass_on(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), RelayError> {
     match server.responses.scan(&server.input, |_| false)? {
         Progress::Fatal => Err(RelayError::ServerFatal),
         _ => show(client, server).await,
