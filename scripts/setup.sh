@@ -67,13 +67,18 @@ need_libclang() {
 
 need_drivers() {
     python=$target/drivers/python
-    if ! cmp -s integration/drivers/psycopg/requirements.txt "$python/requirements.txt"; then
+    wanted=$(cat integration/drivers/*/requirements.txt)
+    if [ "$wanted" != "$(cat "$python/requirements.txt" 2>/dev/null)" ]; then
         python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
         rm -rf "$python"
         python3 -m venv "$python"
-        "$python/bin/pip" install --quiet -r integration/drivers/psycopg/requirements.txt
-        cp integration/drivers/psycopg/requirements.txt "$python/"
+        echo "$wanted" >"$target/drivers/requirements.txt"
+        "$python/bin/pip" install --quiet -r "$target/drivers/requirements.txt"
+        mv "$target/drivers/requirements.txt" "$python/"
     fi
+    # A source file is run by the compiler's module, which a runtime alone has not.
+    have javac || install default-jdk-headless
+    [ -e /usr/share/java/postgresql.jar ] || install libpostgresql-jdbc-java
     node=$target/drivers/node
     if ! cmp -s integration/drivers/node-postgres/package-lock.json "$node/package-lock.json"; then
         have node || install nodejs
