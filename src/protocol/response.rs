@@ -195,6 +195,9 @@ impl Responses {
             }
             self.skipping = false;
         }
+        if expect.sent == Sent::Sync && self.swallows_sync() {
+            return;
+        }
         self.expects.push_back(expect);
     }
 
@@ -220,6 +223,18 @@ impl Responses {
     #[must_use]
     pub fn in_copy(&self) -> bool {
         self.in_copy
+    }
+
+    /// Whether a Sync sent now would be taken for nothing: a COPY takes data and its end is not sent.
+    #[must_use]
+    pub fn swallows_sync(&self) -> bool {
+        self.in_copy && !self.expects.iter().any(|expect| expect.sent == Sent::CopyEnd)
+    }
+
+    /// Whether the server drops all that is sent, up to a Sync that is not sent yet.
+    #[must_use]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
     }
 
     /// Whether something was shown or will be that cannot be taken back.
@@ -602,6 +617,23 @@ mod tests {
         let mut responses = pipeline(&[Sent::Query]);
         assert_eq!(shown(&mut responses, &answers("TDDCZ")), ("TDDCZ".into(), Progress::Ready));
         assert!(responses.is_quiet() && responses.committed() && responses.rows_shown());
+    }
+
+    #[test]
+    fn a_copy_out_passes_with_its_copy_done() {
+        let mut responses = pipeline(&[Sent::Query]);
+        assert_eq!(shown(&mut responses, &answers("HddcCZ")), ("HddcCZ".into(), Progress::Ready));
+        assert!(responses.is_quiet());
+    }
+
+    #[test]
+    fn a_sync_in_the_middle_of_a_copy_is_not_answered() {
+        let mut responses = pipeline(&[Sent::Query]);
+        assert_eq!(shown(&mut responses, &answers("G")), ("G".into(), Progress::CopyIn));
+        responses.expect(Sent::Sync, None);
+        responses.expect(Sent::CopyEnd, None);
+        assert_eq!(shown(&mut responses, &answers("CZ")), ("CZ".into(), Progress::Ready));
+        assert!(responses.is_quiet());
     }
 
     #[test]

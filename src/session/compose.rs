@@ -424,6 +424,10 @@ impl Machine {
     /// SQL's EXECUTE and DEALLOCATE may name a statement that the protocol prepared: makes it known
     /// to the server under the client's name.
     fn lend_names(&mut self, effects: &[SessionEffect], server: &mut ServerConn) {
+        if server.responses.status() == b'E' {
+            // Nothing runs in a failed transaction, and the Parse would be answered as well.
+            return;
+        }
         for effect in effects {
             let (name, stays) = match effect {
                 SessionEffect::Execute(name) => (name.as_bytes(), true),

@@ -273,6 +273,11 @@ pub async fn duplex(
             client.flush().await.map_err(RelayError::Client)?;
             return Ok(());
         }
+        if turn == Turn::Answer && server.responses.is_skipping() {
+            // A query in the middle of a failed pipeline is dropped like the rest: Sync must come.
+            turn = Turn::Pipeline;
+            continue;
+        }
         if progress == Progress::CopyIn {
             turn = match turn {
                 Turn::Query | Turn::QueryCopy => Turn::QueryCopy,
@@ -342,8 +347,12 @@ fn take_frames(
             continue;
         }
         let frame = Frame { kind: header.kind, start: 0, end: header.length };
+        let swallowed = header.kind == b'S' && server.responses.swallows_sync();
         machine.compose_frame(frame, &client.input, server, judge);
         client.input.advance(header.length);
+        if swallowed {
+            continue;
+        }
         client.sync_passed |= matches!(header.kind, b'S' | b'Q');
         *turn = match (header.kind, *turn) {
             (b'S' | b'Q' | b'F', _) | (b'c' | b'f', Turn::QueryCopy) => Turn::Answer,
