@@ -433,7 +433,10 @@ impl Responses {
             }
             b'H' | b'W' | b'V' => self.committed |= !own,
             b'E' => return Ok(self.on_error(body, own, refusals)),
-            b'Z' => return self.on_ready(body.first().copied().unwrap_or(b'I')),
+            b'Z' => match body {
+                [status @ (b'I' | b'T' | b'E')] => return self.on_ready(*status),
+                _ => return Err(ResponseError::Unexpected('Z')),
+            },
             // CopyDone of a COPY TO: its CommandComplete follows.
             b't' | b'N' | b'c' => {}
             _ => return Err(ResponseError::Unexpected(char::from(kind))),
@@ -496,7 +499,10 @@ impl Responses {
         // Every node says it, and on another the statement would run with another result.
         let stale = sqlstate == b"0A000" && field(body, b'R') == Some(b"RevalidateCachedQuery");
         self.stale_plan |= stale;
-        if !self.committed && !stale && refusals(sqlstate) {
+        // A setting that cannot be laid is no refusal of the request.
+        let laying =
+            matches!(self.expects.front(), Some(Expect { sent: Sent::Query, own: true, .. }));
+        if !self.committed && !stale && !laying && refusals(sqlstate) {
             self.last_error = Some(ErrorReport::parse(body));
             return Some(Progress::Refused);
         }
