@@ -409,6 +409,7 @@ impl Session {
         let drained = relay::drain(server).await;
         let clean = drained.is_ok() && server.responses.status() == b'I';
         server.unnamed = None;
+        self.machine.on_refused(server);
         if clean {
             self.release().await;
         } else {

@@ -291,6 +291,8 @@ impl Machine {
             _ => None,
         };
         let decision = match self.phase {
+            // Not even a failed transaction makes an error of nothing.
+            Phase::Lost { .. } if script.statements.is_empty() && self.ascii_safe => None,
             Phase::Lost { .. } => return self.answer_lost_query(only),
             _ => self.bound(),
         };
@@ -456,7 +458,14 @@ impl Machine {
             match frame.kind {
                 b'P' => write::message(&mut self.reply, b'1', |_| ()),
                 b'B' => write::message(&mut self.reply, b'2', |_| ()),
-                b'C' => write::message(&mut self.reply, b'3', |_| ()),
+                b'C' => {
+                    if let [b'S', rest @ ..] = body
+                        && let Some((name, _)) = frame::cstr(rest)
+                    {
+                        self.statements.remove(name);
+                    }
+                    write::message(&mut self.reply, b'3', |_| ());
+                }
                 b'D' => {
                     if body.first() == Some(&b'S') {
                         write::message(&mut self.reply, b't', |out| out.extend([0, 0]));
@@ -538,6 +547,32 @@ impl Machine {
         })
     }
 
+    /// What was to be closed at the server and was not, since an error came first, is still there.
+    fn close_books(&mut self, server: &mut ServerConn) {
+        for book in self.books.drain(..) {
+            if let Book::Gone(number) = book {
+                server.prepared.insert(number);
+            }
+        }
+        self.pending.clear();
+    }
+
+    /// The server refused the request, which is composed anew for another: only what was prepared
+    /// and closed on this one before the refusal counts.
+    pub fn on_refused(&mut self, server: &mut ServerConn) {
+        for event in server.responses.events() {
+            let Event::Done(tag) = event else { continue };
+            let Some(book) = self.books.get_mut(tag as usize) else { continue };
+            match std::mem::replace(book, Book::Unnamed(0)) {
+                Book::Named(_, prepared) => server.prepared.insert(prepared.number),
+                Book::Here(number) => server.prepared.insert(number),
+                Book::Gone(number) => server.prepared.remove(number),
+                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) => {}
+            }
+        }
+        self.close_books(server);
+    }
+
     /// An exchange has come to its end with the server's ReadyForQuery.
     pub fn on_ready(&mut self, server: &mut ServerConn, on_replica: bool) -> After {
         let events: Vec<Event> = server.responses.events().collect();
@@ -548,8 +583,7 @@ impl Machine {
                 Event::Notified => {}
             }
         }
-        self.books.clear();
-        self.pending.clear();
+        self.close_books(server);
         self.redefined |= server.responses.stale_plan();
         if let Some((script, text)) = self.running.take() {
             if !self.ascii_safe {
@@ -767,6 +801,9 @@ impl Machine {
                 SessionEffect::DiscardAll | SessionEffect::DeallocateAll => {
                     self.statements.clear();
                     server.prepared.clear();
+                    for book in self.books.iter_mut().filter(|b| matches!(b, Book::Gone(_))) {
+                        *book = Book::Unnamed(0);
+                    }
                     server.unnamed = None;
                     self.suspect = true;
                     self.pins.remove(Pin::Sequence);
