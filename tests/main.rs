@@ -3,6 +3,8 @@
 mod fake;
 mod grammar_oracle;
 mod handshake;
+mod layers;
 mod routing;
 mod server_login;
+mod session;
 mod sockets;

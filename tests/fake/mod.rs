@@ -42,6 +42,7 @@ impl FakeServer {
             let mut running = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
                 running.spawn(script(Peer { stream, out: BytesMut::new() }));
             }
@@ -99,6 +100,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The end of a connection that the test has made itself.
+    pub fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream, out: BytesMut::new() }
+    }
+
     /// The start-up packet, whatever it is.
     pub async fn first_packet(&mut self) -> io::Result<StartupPacket> {
         let mut length = [0; 4];

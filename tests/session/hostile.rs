@@ -1,0 +1,127 @@
+//! Clients that vanish and servers that lie: nobody else notices.
+
+use std::time::Duration;
+
+use causeway::protocol::write;
+
+use super::{Bed, HANG, READ, settle};
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_vanishes_takes_its_server_with_it() {
+    let mut bed = Bed::start(1).await;
+    let (mut client, _primary) = bed.first().await;
+    client.ask(READ).await;
+    let mut replica = bed.replica().await;
+    replica.hears(READ).await;
+    replica.send(b"T\0\0\0\x06\0\0D\0\0\0\x06\0\0").await.unwrap();
+    settle().await;
+    let super::Client { peer, task, .. } = client;
+    drop(peer);
+    let ended = tokio::time::timeout(HANG, task).await.expect("the session ends").unwrap();
+    assert!(ended.is_err(), "it did not say goodbye");
+    tokio::time::timeout(HANG, replica.until_closed()).await.expect("closed").ok();
+    assert_eq!(bed.nodes[1].accepted(), 2, "what still ran was cancelled");
+
+    let mut other = bed.client().await;
+    other.ask(READ).await;
+    let mut replica = bed.replica().await;
+    replica.hears(READ).await;
+    replica.row(b'I').await;
+    assert_eq!(other.answer().await, "T D SELECT 1 Z:I");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_the_end_of_an_answer_reaches_nobody() {
+    // At once, and when the server is back in the pool.
+    for later in [false, true] {
+        let mut bed = Bed::start(1).await;
+        let (mut client, _primary) = bed.first().await;
+        client.ask(READ).await;
+        let mut replica = bed.replica().await;
+        replica.hears(READ).await;
+        if later {
+            replica.row(b'I').await;
+            assert_eq!(client.answer().await, "T D SELECT 1 Z:I");
+            settle().await;
+            replica.send(b"D\0\0\0\x06\0\0").await.unwrap();
+            settle().await;
+        } else {
+            write::command_complete(&mut replica.out, "SELECT 0");
+            write::ready_for_query(&mut replica.out, b'I');
+            replica.out.extend_from_slice(b"D\0\0\0\x06\0\0");
+            replica.flush().await.unwrap();
+            assert_eq!(client.answer().await, "SELECT 0 Z:I");
+        }
+        let mut other = bed.client().await;
+        other.ask(READ).await;
+        let mut fresh = bed.replica().await;
+        fresh.hears(READ).await;
+        fresh.row(b'I').await;
+        assert_eq!(other.answer().await, "T D SELECT 1 Z:I", "later: {later}");
+    }
+}
+
+/// Not what a server may say to a simple query; some of it is half an answer.
+const NONSENSE: &[&[u8]] = &[
+    b"",
+    b"x\0\0\0\x04",
+    b"\0\0\0\0\0\0\0\0",
+    b"D\0\0\0\0",
+    b"D\0\0\0\x03",
+    b"D\xff\xff\xff\xff",
+    b"D\x7f\xff\xff\xff\0\0",
+    b"S\x7f\xff\xff\xff",
+    b"E\0\0\0\x04",
+    b"E\0\0\0\x05\0",
+    b"E\0\0\0\x09SERRO",
+    b"Z\0\0\0\x04",
+    b"Z\0\0\0\x05?",
+    b"Z\0\0\0\x05IZ\0\0\0\x05I",
+    b"1\0\0\0\x04",
+    b"2\0\0\0\x043\0\0\0\x04",
+    b"C\0\0\0\x04",
+    b"G\0\0\0\x07\0\0\0Z\0\0\0\x05I",
+    b"W\0\0\0\x07\0\0\0",
+    b"R\0\0\0\x08\0\0\0\0",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+];
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_from_a_server_neither_hangs_nor_kills() {
+    for text in [READ, "delete from t"] {
+        for nonsense in NONSENSE {
+            let bed = Bed::start(1).await;
+            let Bed { shared, nodes, mut opened } = bed;
+            let lies = tokio::spawn(async move {
+                while let Some((_, mut peer)) = opened.recv().await {
+                    tokio::spawn(async move {
+                        peer.message().await?;
+                        peer.send(nonsense).await?;
+                        peer.hang_up().await
+                    });
+                }
+            });
+            let (_nobody, silent) = tokio::sync::mpsc::unbounded_channel();
+            let bed = Bed { shared, nodes, opened: silent };
+            let mut client = bed.client().await;
+            client.ask(text).await;
+            if nonsense.first() == Some(&b'G') {
+                // It was asked for data, and gives none.
+                write::message(&mut client.peer.out, b'f', |out| out.extend_from_slice(b"no\0"));
+                client.peer.flush().await.ok();
+            }
+            let said = client.answer().await;
+            let bounded = bed.nodes.iter().map(crate::fake::FakeServer::accepted).sum::<usize>();
+            assert!(bounded <= 10, "{bounded} connections over {nonsense:?}");
+            if said.ends_with("end") {
+                let ended = tokio::time::timeout(HANG, client.task).await.expect("it ends");
+                assert!(ended.is_ok(), "a panic over {nonsense:?}: {said}");
+            } else {
+                // The session lives: it answers what needs no server.
+                assert_eq!(client.asks("begin").await, "BEGIN Z:T", "after {nonsense:?}: {said}");
+            }
+            lies.abort();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+}
