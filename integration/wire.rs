@@ -1,6 +1,7 @@
 //! A client that speaks the protocol by hand, so that it can do it wrongly, stop in the middle, and
 //! read a value of any size without holding it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,10 +18,16 @@ pub struct Wire {
 
 /// A start-up packet for `app` and this database.
 pub fn startup(database: &str) -> Bytes {
+    startup_with(database, &[])
+}
+
+/// The same with parameters.
+pub fn startup_with(database: &str, parameters: &[(String, String)]) -> Bytes {
     let mut packet = BytesMut::new();
     packet.put_u32(0);
     packet.put_u32(196_608);
-    for text in ["user", "app", "database", database, ""] {
+    let more = parameters.iter().flat_map(|(name, value)| [&**name, &**value]);
+    for text in ["user", "app", "database", database].into_iter().chain(more).chain([""]) {
         packet.put_slice(text.as_bytes());
         packet.put_u8(0);
     }
@@ -46,8 +53,18 @@ pub fn query(text: &str) -> Bytes {
 impl Wire {
     /// Logs in with SCRAM-SHA-256 and reads up to the first ReadyForQuery.
     pub async fn login(proxy: &Proxy, database: &str) -> Self {
-        let mut wire = Self { stream: TcpStream::connect(proxy.address).await.unwrap() };
-        wire.stream.write_all(&startup(database)).await.unwrap();
+        Self::login_at(proxy.address, database, &[]).await.0
+    }
+
+    /// Logs in to whoever serves there and returns what it said after AuthenticationOk.
+    pub async fn login_at(
+        address: SocketAddr,
+        database: &str,
+        parameters: &[(String, String)],
+    ) -> (Self, Vec<(u8, Bytes)>) {
+        let mut wire = Self { stream: TcpStream::connect(address).await.unwrap() };
+        wire.stream.set_nodelay(true).unwrap();
+        wire.stream.write_all(&startup_with(database, parameters)).await.unwrap();
         let (kind, body) = wire.message().await;
         assert_eq!((kind, &body[..4]), (b'R', &10_u32.to_be_bytes()[..]), "SASL is asked for");
         let mut scram = ScramSha256::new(b"app", ChannelBinding::unsupported());
@@ -65,8 +82,13 @@ impl Wire {
         wire.send(&answer).await;
         let (_, body) = wire.message().await;
         scram.finish(&body[4..]).unwrap();
-        wire.until_ready().await;
-        wire
+        let mut greeting = Vec::new();
+        loop {
+            greeting.push(wire.message().await);
+            if matches!(greeting.last(), Some((b'Z' | b'E', _))) {
+                return (wire, greeting);
+            }
+        }
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
