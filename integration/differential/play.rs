@@ -50,7 +50,8 @@ impl Reply {
         let mut text = String::new();
         for (kind, body) in &self.messages {
             let body = &body[..body.len().min(300)];
-            text.push_str(&format!("  {} {}\n", char::from(*kind), body.escape_ascii()));
+            let line = format!("  {} {}\n", char::from(*kind), body.escape_ascii());
+            text.push_str(&line);
         }
         text + &format!("  ({:?})", self.end)
     }

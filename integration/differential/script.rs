@@ -167,7 +167,9 @@ fn message(word: &str, rest: &str) -> Bytes {
             let types: Vec<u32> =
                 option.split(',').filter_map(|number| number.parse().ok()).collect();
             body.put_u16(u16::try_from(types.len()).unwrap());
-            types.iter().for_each(|oid| body.put_u32(*oid));
+            for oid in types {
+                body.put_u32(oid);
+            }
         }
         "B" => {
             for _ in 0..2 {
@@ -177,7 +179,7 @@ fn message(word: &str, rest: &str) -> Bytes {
             put_values(&mut body, words);
             match option.parse::<u16>() {
                 Ok(format) => {
-                    body.put_slice(&[0, 1, format.to_be_bytes()[0], format.to_be_bytes()[1]])
+                    body.put_slice(&[0, 1, format.to_be_bytes()[0], format.to_be_bytes()[1]]);
                 }
                 Err(_) => body.put_u16(0),
             }

@@ -151,6 +151,8 @@ pub struct ServerConn {
     pub applied: Laid,
     /// The statements prepared on it.
     pub prepared: PreparedHere,
+    /// The session that it last served, by the process id that its client was given; 0 for none.
+    pub served: i32,
     /// Names of the client's own that were lent to the server and must be closed before its next
     /// request.
     pub strays: Vec<Bytes>,

@@ -183,6 +183,10 @@ impl Laid {
             if same && !(replaced && &**name == "role") {
                 continue;
             }
+            if name.as_ref() == "datestyle" && applied.statement(name).is_some() {
+                // A value may name only one of its two parts; the other must not be a leftover.
+                out.put_slice(b"RESET \"datestyle\";");
+            }
             out.put_slice(statement);
             out.put_slice(b"\n;");
             sure &= SURE.contains(&&**name) || name.contains('.');

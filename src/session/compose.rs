@@ -59,7 +59,7 @@ impl Machine {
 
     /// Writes what stands between the session and its request: a BEGIN that was held back, and the
     /// removal of names that must not stay.
-    pub fn compose_prefix(&mut self, server: &mut ServerConn) {
+    pub fn compose_prefix(&mut self, server: &mut ServerConn, session: i32) {
         if !server.strays.is_empty() {
             for name in std::mem::take(&mut server.strays) {
                 write::close_statement(&mut server.output, &name);
@@ -67,6 +67,15 @@ impl Machine {
             }
             write::sync(&mut server.output);
             server.responses.expect_own(Sent::Sync, None);
+        }
+        if server.served != session {
+            if self.reads_sequence {
+                // Whatever sequence values it has are another session's.
+                write::query(&mut server.output, b"DISCARD SEQUENCES");
+                server.responses.expect_own(Sent::Query, None);
+                server.unnamed = None;
+            }
+            server.served = session;
         }
         if let Phase::Held { texts, .. } = &self.phase {
             server.unnamed = None;
@@ -283,7 +292,11 @@ impl Machine {
 
     /// Prepares the session's unnamed statement at the server, if another is there.
     fn ensure_unnamed(&mut self, server: &mut ServerConn) {
-        let Some((text, types, _, hash)) = self.statements.unnamed.get() else { return };
+        let Some((text, types, _, hash)) = self.statements.unnamed.get() else {
+            // What the server may have there is another session's.
+            write::close_statement(&mut server.output, b"");
+            return server.responses.expect_own(Sent::Close, None);
+        };
         let pending = self.books.iter().any(|book| matches!(book, Book::Unnamed(_)));
         if pending || server.unnamed == Some(hash) {
             return;

@@ -275,7 +275,7 @@ impl Session {
                 self.drop_lease();
                 return Err(Failure::Setting(Box::new(report)));
             }
-            self.machine.compose_prefix(server);
+            self.machine.compose_prefix(server, self.entry.process_id);
         }
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);

@@ -12,18 +12,16 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
-use super::audit::{Suspicion, custom_names};
+use super::audit::Suspicion;
 use super::judge::Judge;
 use super::options;
 use super::pins::{Pin, Pins};
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
 use crate::protocol::request::{End, Request};
-use crate::protocol::response::{Event, Responses};
 use crate::protocol::{ErrorReport, frame, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::server::ServerConn;
 use crate::sql::Script;
 use crate::sql::statement::{
     Class, Isolation, Lexis, Modes, SessionEffect, Statement, Transaction,
@@ -112,28 +110,30 @@ pub struct Machine {
     /// What the client has prepared.
     pub statements: Statements,
     pub(super) shared: Arc<Shared>,
-    pins: Pins,
+    pub(super) pins: Pins,
     /// Something may have changed that only the server knows.
     pub(super) suspect: bool,
     /// What is to be asked about it.
     pub(super) suspicion: Suspicion,
     /// The catalog may have changed since somebody asked.
-    ddl: bool,
+    pub(super) ddl: bool,
     /// Statements that were prepared before may have another result now.
-    redefined: bool,
+    pub(super) redefined: bool,
     pub(super) books: Vec<Book>,
     pub(super) portals: Vec<Portal>,
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
     /// The facts and the text of the simple query under way.
-    running: Option<(Arc<Script>, Bytes)>,
+    pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// What is answered without a server.
     pub reply: BytesMut,
     pub(super) lexis: Lexis,
     /// Whether every byte below 0x80 is the character it looks like, in the client's encoding.
-    ascii_safe: bool,
-    utf8: bool,
-    read_only_by_default: bool,
+    pub(super) ascii_safe: bool,
+    pub(super) utf8: bool,
+    pub(super) read_only_by_default: bool,
+    /// The request under way asks for currval or lastval.
+    pub(super) reads_sequence: bool,
     /// Most statements that are prepared per server.
     pub(super) prepared_limit: usize,
 }
@@ -165,6 +165,7 @@ impl Machine {
             ascii_safe: true,
             utf8: true,
             read_only_by_default: false,
+            reads_sequence: false,
             prepared_limit,
         }
     }
@@ -241,6 +242,7 @@ impl Machine {
     ) -> Step {
         self.reply.clear();
         self.running = None;
+        self.reads_sequence = false;
         match request.end {
             End::Terminate => return Step::Terminate,
             End::StrayCopy => return Step::Ignore,
@@ -315,6 +317,7 @@ impl Machine {
             (None, _) => judge.decide(&script),
         };
         self.note_calls(&script, judge);
+        self.reads_sequence = reads_sequence(&script);
         if changes(&script) || script.statements.len() > 1 || !self.ascii_safe {
             self.running = Some((script, Bytes::copy_from_slice(text)));
         }
@@ -411,78 +414,10 @@ impl Machine {
         }
     }
 
-    fn answered(&mut self, target: Target, reason: Reason) -> Step {
+    pub(super) fn answered(&mut self, target: Target, reason: Reason) -> Step {
         let status = self.client_status();
         write::ready_for_query(&mut self.reply, status);
         Step::Answer(Decision::new(target, reason))
-    }
-
-    fn answer_lost_query(&mut self, only: Option<&Statement>) -> Step {
-        if only.is_some_and(ends_transaction) {
-            self.phase = Phase::Idle;
-            write::command_complete(&mut self.reply, "ROLLBACK");
-        } else {
-            self.lost_report().encode(&mut self.reply);
-        }
-        self.answered(Target::Session, Reason::FailedTransaction)
-    }
-
-    /// Answers a pipeline inside a transaction whose server is gone, as a failed one would.
-    fn answer_lost(&mut self, request: &Request, buffer: &[u8], judge: &impl Judge) -> Step {
-        let mut ending = false;
-        for frame in &request.frames {
-            let body = frame.body(buffer);
-            match frame.kind {
-                b'P' => {
-                    ending = parse_fields(body).is_some_and(|(_, text, _)| {
-                        let script = judge.script(text, self.lexis);
-                        matches!(&script.statements[..], [only] if ends_transaction(only))
-                    });
-                }
-                b'B' => {
-                    if let Some((_, name, _)) = bind_fields(body)
-                        && !name.is_empty()
-                    {
-                        ending = self.statements.get(name).is_some_and(|prepared| {
-                            matches!(&prepared.script.statements[..],
-                                [only] if ends_transaction(only))
-                        });
-                    }
-                }
-                _ => {}
-            }
-            if !ending && matches!(frame.kind, b'P' | b'B' | b'D' | b'E' | b'F') {
-                self.lost_report().encode(&mut self.reply);
-                break;
-            }
-            match frame.kind {
-                b'P' => write::message(&mut self.reply, b'1', |_| ()),
-                b'B' => write::message(&mut self.reply, b'2', |_| ()),
-                b'C' => {
-                    if let [b'S', rest @ ..] = body
-                        && let Some((name, _)) = frame::cstr(rest)
-                    {
-                        self.statements.remove(name);
-                    }
-                    write::message(&mut self.reply, b'3', |_| ());
-                }
-                b'D' => {
-                    if body.first() == Some(&b'S') {
-                        write::message(&mut self.reply, b't', |out| out.extend([0, 0]));
-                    }
-                    write::message(&mut self.reply, b'n', |_| ());
-                }
-                b'E' => {
-                    self.phase = Phase::Idle;
-                    write::command_complete(&mut self.reply, "ROLLBACK");
-                }
-                _ => {}
-            }
-        }
-        if request.end == End::Flush {
-            return Step::Answer(Decision::new(Target::Session, Reason::FailedTransaction));
-        }
-        self.answered(Target::Session, Reason::FailedTransaction)
     }
 
     /// A pipeline goes where its strictest statement goes.
@@ -528,6 +463,7 @@ impl Machine {
                 modes = Some(*begin);
                 continue;
             }
+            self.reads_sequence |= reads_sequence(&script);
             let one = match modes {
                 Some(modes) => self.judge_transaction(modes, judge.decide_read_only(&script)),
                 None => judge.decide(&script),
@@ -544,169 +480,6 @@ impl Machine {
         verdict.unwrap_or_else(|| match modes {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
-        })
-    }
-
-    /// What was to be closed at the server and was not, since an error came first, is still there.
-    fn close_books(&mut self, server: &mut ServerConn) {
-        for book in self.books.drain(..) {
-            if let Book::Gone(number) = book {
-                server.prepared.insert(number);
-            }
-        }
-        self.pending.clear();
-    }
-
-    /// The server refused the request, which is composed anew for another: only what was prepared
-    /// and closed on this one before the refusal counts.
-    pub fn on_refused(&mut self, server: &mut ServerConn) {
-        for event in server.responses.events() {
-            let Event::Done(tag) = event else { continue };
-            let Some(book) = self.books.get_mut(tag as usize) else { continue };
-            match std::mem::replace(book, Book::Unnamed(0)) {
-                Book::Named(_, prepared) => server.prepared.insert(prepared.number),
-                Book::Here(number) => server.prepared.insert(number),
-                Book::Gone(number) => server.prepared.remove(number),
-                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) => {}
-            }
-        }
-        self.close_books(server);
-    }
-
-    /// An exchange has come to its end with the server's ReadyForQuery.
-    pub fn on_ready(&mut self, server: &mut ServerConn, on_replica: bool) -> After {
-        let events: Vec<Event> = server.responses.events().collect();
-        for event in events {
-            match event {
-                Event::Parameter(name, value) => self.on_parameter(&name, &value),
-                Event::Done(tag) => self.on_done(tag as usize, server),
-                Event::Notified => {}
-            }
-        }
-        self.close_books(server);
-        self.redefined |= server.responses.stale_plan();
-        if let Some((script, text)) = self.running.take() {
-            if !self.ascii_safe {
-                self.suspect = true;
-            } else if server.responses.failed() && script.statements.len() == 1 {
-                self.suspect |= changes(&script);
-            } else {
-                let alone = script.statements.len() == 1;
-                for statement in &script.statements {
-                    self.apply(statement, &text, alone, server);
-                }
-            }
-        }
-        let status = server.responses.status();
-        if status != b'I' {
-            if !matches!(self.phase, Phase::Open { .. }) {
-                self.phase = Phase::Open { on_replica };
-            }
-            return After::Keep;
-        }
-        self.end_transaction(server)
-    }
-
-    fn end_transaction(&mut self, server: &mut ServerConn) -> After {
-        self.phase = Phase::Idle;
-        self.portals.clear();
-        self.settings.end_transaction(!ended_in_rollback(&server.responses));
-        server.applied = self.settings.committed().clone();
-        if std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque) {
-            After::Audit
-        } else if self.pins.is_free() {
-            After::Release
-        } else {
-            After::Keep
-        }
-    }
-
-    /// What is to be asked of the server: the custom settings that the session has, and those that
-    /// its last transaction named.
-    pub fn take_suspicion(&mut self) -> Suspicion {
-        let mut suspicion = std::mem::take(&mut self.suspicion);
-        let known = self.settings.current().iter().map(|(name, _)| name);
-        suspicion.custom.extend(known.filter(|name| name.contains('.')).map(Box::from));
-        suspicion
-    }
-
-    /// What the server said when it was asked what is left on it. `None`: it could not be asked.
-    pub fn on_audit(
-        &mut self,
-        findings: Option<super::audit::Findings>,
-        server: &mut ServerConn,
-    ) -> After {
-        match findings {
-            Some(found) => {
-                let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load, Pin::Unscanned];
-                let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
-                let mut pins = found.pins;
-                kept.for_each(|pin| pins.add(pin));
-                self.pins = pins;
-                self.settings.replace(&found.laid);
-                server.applied = found.on_server;
-            }
-            None => self.pins.add(Pin::Opaque),
-        }
-        if self.pins.is_free() { After::Release } else { After::Keep }
-    }
-
-    /// The server is gone inside a transaction or between requests of a pinned session.
-    pub fn on_server_lost(&mut self, in_transaction: bool) {
-        self.books.clear();
-        self.pending.clear();
-        self.portals.clear();
-        self.running = None;
-        self.suspect = false;
-        self.settings.end_transaction(false);
-        let session_mode = self.pins.has(Pin::SessionMode);
-        self.pins = Pins::default();
-        if session_mode {
-            self.pins.add(Pin::SessionMode);
-        }
-        self.phase = if in_transaction { Phase::Lost { untold: None } } else { Phase::Idle };
-    }
-
-    /// The client has not yet heard that its transaction's server is gone.
-    pub fn tell_lost(&mut self, report: ErrorReport) {
-        if let Phase::Lost { untold } = &mut self.phase {
-            *untold = Some(Box::new(report));
-        }
-    }
-
-    fn lost_report(&mut self) -> ErrorReport {
-        match &mut self.phase {
-            Phase::Lost { untold } => untold.take().map(|report| *report),
-            _ => None,
-        }
-        .unwrap_or_else(failed_transaction)
-    }
-
-    /// What a server said while nothing was asked of it.
-    pub fn on_overheard(&mut self, server: &mut ServerConn) {
-        for event in server.responses.events() {
-            if let Event::Parameter(name, value) = event {
-                self.on_parameter(&name, &value);
-            }
-        }
-    }
-
-    /// Whether a request might end its transaction with a commit.
-    pub fn commits(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        !self.all(request, buffer, judge, |statement| {
-            statement.understood
-                && !matches!(
-                    statement.transaction,
-                    Some(Transaction::Commit { .. } | Transaction::Prepare)
-                )
-                && !matches!(statement.class, Class::Procedure | Class::Unknown)
-        })
-    }
-
-    /// Whether a request surely changes nothing.
-    pub fn only_reads(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        self.all(request, buffer, judge, |statement| {
-            statement.understood && statement.class == Class::Read && statement.calls.is_empty()
         })
     }
 
@@ -736,99 +509,12 @@ impl Machine {
         }
         Some(scripts)
     }
+}
 
-    /// Whether something holds of every statement that a request runs, and all are known.
-    fn all(
-        &self,
-        request: &Request,
-        buffer: &[u8],
-        judge: &impl Judge,
-        holds: impl Fn(&Statement) -> bool,
-    ) -> bool {
-        self.scripts(request, buffer, judge)
-            .is_some_and(|scripts| scripts.iter().flat_map(|script| &script.statements).all(holds))
-    }
-
-    fn on_done(&mut self, tag: usize, server: &mut ServerConn) {
-        let Some(book) = self.books.get_mut(tag) else { return };
-        match std::mem::replace(book, Book::Unnamed(0)) {
-            Book::Unnamed(hash) => server.unnamed = Some(hash),
-            Book::Named(name, prepared) => {
-                server.prepared.insert(prepared.number);
-                self.statements.insert(name, prepared);
-            }
-            Book::Here(number) => server.prepared.insert(number),
-            Book::Gone(number) => server.prepared.remove(number),
-            Book::Closed(name) => {
-                self.statements.remove(&name);
-            }
-            Book::Executed(script, text) => {
-                let alone = script.statements.len() == 1;
-                for statement in &script.statements {
-                    self.apply(statement, &text, alone, server);
-                }
-            }
-        }
-    }
-
-    /// A statement ran: takes what it did to the session into the books.
-    fn apply(&mut self, statement: &Statement, text: &Bytes, alone: bool, server: &mut ServerConn) {
-        if let Some(transaction) = &statement.transaction {
-            match transaction {
-                Transaction::Savepoint(name) => self.settings.savepoint(name),
-                Transaction::RollbackTo(name) => self.settings.rollback_to(name),
-                Transaction::Release(name) => self.settings.release(name),
-                Transaction::SetCharacteristics(_) => self.suspect = true,
-                _ => {}
-            }
-        }
-        self.ddl |= matches!(
-            statement.class,
-            Class::Ddl | Class::Procedure | Class::Maintenance | Class::Unknown
-        );
-        self.redefined |= matches!(statement.class, Class::Ddl);
-        self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
-            || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
-        self.suspicion.opaque |= statement.class == Class::Procedure;
-        for effect in &statement.session {
-            match effect {
-                SessionEffect::Set { local: true, .. }
-                | SessionEffect::SequenceAdvance
-                | SessionEffect::DiscardPlans => {}
-                SessionEffect::Set { name, to_default: false, .. } if alone => {
-                    self.settings.set(name, text.clone());
-                }
-                SessionEffect::DiscardAll | SessionEffect::DeallocateAll => {
-                    self.statements.clear();
-                    server.prepared.clear();
-                    for book in self.books.iter_mut().filter(|b| matches!(b, Book::Gone(_))) {
-                        *book = Book::Unnamed(0);
-                    }
-                    server.unnamed = None;
-                    self.suspect = true;
-                    self.pins.remove(Pin::Sequence);
-                }
-                SessionEffect::SetConfig => {
-                    custom_names(text, &mut self.suspicion.custom);
-                    self.suspect = true;
-                }
-                SessionEffect::Set { name, .. } => {
-                    if name.contains('.') {
-                        self.suspicion.custom.insert(name.clone());
-                    }
-                    self.suspect = true;
-                }
-                SessionEffect::DiscardSequences => self.pins.remove(Pin::Sequence),
-                SessionEffect::Load => self.pins.add(Pin::Load),
-                SessionEffect::SequenceRead => self.pins.add(Pin::Sequence),
-                SessionEffect::Deallocate(name) => {
-                    self.statements.remove(name.as_bytes());
-                    self.suspect = true;
-                }
-                _ => self.suspect = true,
-            }
-        }
-    }
+/// Whether the script asks for currval or lastval.
+fn reads_sequence(script: &Script) -> bool {
+    let reads = |effect: &SessionEffect| matches!(effect, SessionEffect::SequenceRead);
+    script.statements.iter().any(|statement| statement.session.iter().any(reads))
 }
 
 /// Whether running the script may change what the session, or the database's catalog, is.
@@ -841,27 +527,6 @@ pub(super) fn changes(script: &Script) -> bool {
                 Class::Read | Class::LockingRead | Class::Write | Class::CopyIn
             )
     })
-}
-
-fn ends_transaction(statement: &Statement) -> bool {
-    matches!(
-        statement.transaction,
-        Some(Transaction::Commit { chain: false } | Transaction::Rollback { chain: false })
-    )
-}
-
-/// PostgreSQL's own words for a statement after the one that failed.
-fn failed_transaction() -> ErrorReport {
-    ErrorReport::error(
-        "25P02",
-        "current transaction is aborted, commands ignored until end of transaction block",
-    )
-}
-
-/// Whether what the transaction set is undone: it said ROLLBACK (also in answer to COMMIT), or it
-/// was an implicit one and failed.
-fn ended_in_rollback(responses: &Responses) -> bool {
-    responses.rolled_back() || responses.failed()
 }
 
 /// The parts of a Parse: name, text, parameter types.

@@ -5,12 +5,14 @@
 
 pub mod acquire;
 pub mod audit;
+mod books;
 pub mod compose;
 pub mod driver;
 pub mod eyes;
 pub mod failure;
 pub mod greet;
 pub mod judge;
+mod lost;
 pub mod machine;
 pub mod metrics;
 pub mod options;

@@ -28,6 +28,7 @@ use proptest::prelude::*;
 
 /// As much of PostgreSQL as a transaction status needs.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one connection")]
 struct Model {
     in_transaction: bool,
     failed: bool,
@@ -246,6 +247,7 @@ fn server() -> (ServerConn, Model) {
         idle_since: now,
         applied: Laid::default(),
         prepared: PreparedHere::default(),
+        served: 0,
         strays: Vec::new(),
         unnamed: None,
         greeting: None,
@@ -295,7 +297,7 @@ impl World {
             if self.machine.compose_settings(&mut server) {
                 self.settle(&mut server, &mut model);
             }
-            self.machine.compose_prefix(&mut server);
+            self.machine.compose_prefix(&mut server, 1);
         }
         self.machine.compose(request, buffer, &mut server, &Texts);
         self.settle(&mut server, &mut model);
@@ -311,16 +313,13 @@ impl World {
             after => after,
         };
         assert_eq!(server.responses.status(), model.status());
-        match after {
-            After::Release => {
-                assert_eq!(model.status(), b'I', "given back inside a transaction");
-                assert!(server.is_clean() && self.machine.is_idle());
-                self.lent = None;
-            }
-            _ => {
-                assert!(model.status() != b'I' || !self.machine.pins().is_free(), "kept in vain");
-                self.lent = Some(at);
-            }
+        if after == After::Release {
+            assert_eq!(model.status(), b'I', "given back inside a transaction");
+            assert!(server.is_clean() && self.machine.is_idle());
+            self.lent = None;
+        } else {
+            assert!(model.status() != b'I' || !self.machine.pins().is_free(), "kept in vain");
+            self.lent = Some(at);
         }
         self.servers[at] = Some((server, model));
     }

@@ -1,0 +1,248 @@
+//! The session's books: what the answers of a server change in them.
+//!
+//! A statement is believed only when its answer has come, and a setting only when its transaction
+//! has ended well. What cannot be followed from outside is left to the audit.
+
+use bytes::Bytes;
+
+use super::audit::{Findings, Suspicion, custom_names};
+use super::machine::{After, Book, Machine, Phase, changes};
+use super::pins::{Pin, Pins};
+use crate::protocol::response::{Event, Responses};
+use crate::server::ServerConn;
+use crate::sql;
+use crate::sql::statement::{Class, Lexis, SessionEffect, Statement, Transaction};
+
+/// What stands in the place of a book that is done with.
+const DONE: u64 = 0;
+
+impl Machine {
+    /// What was to be closed at the server and was not, since an error came first, is still there.
+    pub(super) fn close_books(&mut self, server: &mut ServerConn) {
+        for book in self.books.drain(..) {
+            match book {
+                Book::Gone(number) => server.prepared.insert(number),
+                // A Parse that failed has left no unnamed statement.
+                Book::Unnamed(hash) if hash != DONE => self.statements.unnamed.clear(),
+                _ => {}
+            }
+        }
+        self.pending.clear();
+    }
+
+    /// The server refused the request, which is composed anew for another: only what was prepared
+    /// and closed on this one before the refusal counts.
+    pub fn on_refused(&mut self, server: &mut ServerConn) {
+        for event in server.responses.events() {
+            let Event::Done(tag) = event else { continue };
+            let Some(book) = self.books.get_mut(tag as usize) else { continue };
+            match std::mem::replace(book, Book::Unnamed(DONE)) {
+                Book::Named(_, prepared) => server.prepared.insert(prepared.number),
+                Book::Here(number) => server.prepared.insert(number),
+                Book::Gone(number) => server.prepared.remove(number),
+                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) => {}
+            }
+        }
+        self.close_books(server);
+    }
+
+    /// An exchange has come to its end with the server's ReadyForQuery.
+    pub fn on_ready(&mut self, server: &mut ServerConn, on_replica: bool) -> After {
+        let events: Vec<Event> = server.responses.events().collect();
+        for event in events {
+            match event {
+                Event::Parameter(name, value) => self.on_parameter(&name, &value),
+                Event::Done(tag) => self.on_done(tag as usize, server),
+                Event::Notified => {}
+            }
+        }
+        self.close_books(server);
+        self.redefined |= server.responses.stale_plan();
+        if let Some((script, text)) = self.running.take() {
+            if !self.ascii_safe {
+                self.suspect = true;
+            } else if server.responses.failed() && script.statements.len() == 1 {
+                self.suspect |= changes(&script);
+            } else {
+                let alone = script.statements.len() == 1;
+                for statement in &script.statements {
+                    self.apply(statement, &text, alone, server);
+                }
+            }
+        }
+        let status = server.responses.status();
+        if status != b'I' {
+            if !matches!(self.phase, Phase::Open { .. }) {
+                self.phase = Phase::Open { on_replica };
+            }
+            return After::Keep;
+        }
+        self.end_transaction(server)
+    }
+
+    pub(super) fn end_transaction(&mut self, server: &mut ServerConn) -> After {
+        self.phase = Phase::Idle;
+        self.portals.clear();
+        self.settings.end_transaction(!ended_in_rollback(&server.responses));
+        server.applied = self.settings.committed().clone();
+        if std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque) {
+            After::Audit
+        } else if self.pins.is_free() {
+            After::Release
+        } else {
+            After::Keep
+        }
+    }
+
+    /// What is to be asked of the server: the custom settings that the session has, and those that
+    /// its last transaction named.
+    pub fn take_suspicion(&mut self) -> Suspicion {
+        let mut suspicion = std::mem::take(&mut self.suspicion);
+        let known = self.settings.current().iter().map(|(name, _)| name);
+        suspicion.custom.extend(known.filter(|name| name.contains('.')).map(Box::from));
+        suspicion
+    }
+
+    /// What the server said when it was asked what is left on it. `None`: it could not be asked.
+    pub fn on_audit(&mut self, findings: Option<Findings>, server: &mut ServerConn) -> After {
+        match findings {
+            Some(found) => {
+                let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load, Pin::Unscanned];
+                let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
+                let mut pins = found.pins;
+                kept.for_each(|pin| pins.add(pin));
+                self.pins = pins;
+                self.settings.replace(&found.laid);
+                server.applied = found.on_server;
+            }
+            None => self.pins.add(Pin::Opaque),
+        }
+        if self.pins.is_free() { After::Release } else { After::Keep }
+    }
+
+    /// The server is gone inside a transaction or between requests of a pinned session.
+    pub fn on_server_lost(&mut self, in_transaction: bool) {
+        self.books.clear();
+        self.pending.clear();
+        self.portals.clear();
+        self.running = None;
+        self.suspect = false;
+        self.settings.end_transaction(false);
+        let session_mode = self.pins.has(Pin::SessionMode);
+        self.pins = Pins::default();
+        if session_mode {
+            self.pins.add(Pin::SessionMode);
+        }
+        self.phase = if in_transaction { Phase::Lost { untold: None } } else { Phase::Idle };
+    }
+
+    /// What a server said while nothing was asked of it.
+    pub fn on_overheard(&mut self, server: &mut ServerConn) {
+        for event in server.responses.events() {
+            if let Event::Parameter(name, value) = event {
+                self.on_parameter(&name, &value);
+            }
+        }
+    }
+
+    pub(super) fn on_done(&mut self, tag: usize, server: &mut ServerConn) {
+        let Some(book) = self.books.get_mut(tag) else { return };
+        match std::mem::replace(book, Book::Unnamed(DONE)) {
+            Book::Unnamed(hash) => server.unnamed = Some(hash),
+            Book::Named(name, prepared) => {
+                server.prepared.insert(prepared.number);
+                self.statements.insert(name, prepared);
+            }
+            Book::Here(number) => server.prepared.insert(number),
+            Book::Gone(number) => server.prepared.remove(number),
+            Book::Closed(name) => {
+                self.statements.remove(&name);
+            }
+            Book::Executed(script, text) => {
+                let alone = script.statements.len() == 1;
+                for statement in &script.statements {
+                    self.apply(statement, &text, alone, server);
+                }
+            }
+        }
+    }
+
+    /// A statement ran: takes what it did to the session into the books.
+    pub(super) fn apply(
+        &mut self,
+        statement: &Statement,
+        text: &Bytes,
+        alone: bool,
+        server: &mut ServerConn,
+    ) {
+        if let Some(transaction) = &statement.transaction {
+            match transaction {
+                Transaction::Savepoint(name) => self.settings.savepoint(name),
+                Transaction::RollbackTo(name) => self.settings.rollback_to(name),
+                Transaction::Release(name) => self.settings.release(name),
+                Transaction::SetCharacteristics(_) => self.suspect = true,
+                _ => {}
+            }
+        }
+        self.ddl |= matches!(
+            statement.class,
+            Class::Ddl | Class::Procedure | Class::Maintenance | Class::Unknown
+        );
+        self.redefined |= matches!(statement.class, Class::Ddl);
+        self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
+            || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
+        self.suspicion.opaque |= statement.class == Class::Procedure;
+        for effect in &statement.session {
+            match effect {
+                SessionEffect::Set { local: true, .. }
+                | SessionEffect::SequenceAdvance
+                | SessionEffect::DiscardPlans => {}
+                SessionEffect::Set { name, to_default: false, .. }
+                    if alone && means_the_same_elsewhere(name, text) =>
+                {
+                    self.settings.set(name, text.clone());
+                }
+                SessionEffect::DiscardAll | SessionEffect::DeallocateAll => {
+                    self.statements.clear();
+                    server.prepared.clear();
+                    for book in self.books.iter_mut().filter(|b| matches!(b, Book::Gone(_))) {
+                        *book = Book::Unnamed(DONE);
+                    }
+                    server.unnamed = None;
+                    self.suspect = true;
+                    self.pins.remove(Pin::Sequence);
+                }
+                SessionEffect::SetConfig => {
+                    custom_names(text, &mut self.suspicion.custom);
+                    self.suspect = true;
+                }
+                SessionEffect::Set { name, .. } => {
+                    if name.contains('.') {
+                        self.suspicion.custom.insert(name.clone());
+                    }
+                    self.suspect = true;
+                }
+                SessionEffect::DiscardSequences => self.pins.remove(Pin::Sequence),
+                SessionEffect::Load => self.pins.add(Pin::Load),
+                SessionEffect::SequenceRead => self.pins.add(Pin::Sequence),
+                SessionEffect::Deallocate(name) => {
+                    self.statements.remove(name.as_bytes());
+                    self.suspect = true;
+                }
+                _ => self.suspect = true,
+            }
+        }
+    }
+}
+
+/// Whether what the transaction set is undone: it said ROLLBACK (also in answer to COMMIT), or it
+/// was an implicit one and failed.
+fn ended_in_rollback(responses: &Responses) -> bool {
+    responses.rolled_back() || responses.failed()
+}
+
+/// Whether a SET sets the same on every server. `FROM CURRENT` takes what is there, and a part of a
+/// `DateStyle` leaves the other part as it is: these are read back from the server instead.
+fn means_the_same_elsewhere(name: &str, text: &[u8]) -> bool {
+    name != "datestyle" && sql::set_value(text, Lexis::default()).is_some()
+}
