@@ -101,6 +101,7 @@ impl Session {
             let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
             let fresh = |node: &NodeView| {
                 !failed.contains(&node.id)
+                    && !self.lost_on.contains(&node.id)
                     && max_lag.is_none_or(|most| node.lag.is_some_and(|lag| lag <= most))
                     && decision.rule.is_none_or(|rule| rules.router.rules().prefers(rule, node))
             };

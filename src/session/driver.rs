@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Buf;
+use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 use super::audit;
@@ -20,6 +21,7 @@ use super::registry::Entry;
 use super::relay::{self, Outcome, RelayError, Turn};
 use super::shared::Shared;
 use crate::client::ClientConn;
+use crate::cluster::NodeId;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Limits, Request};
 use crate::protocol::{ErrorReport, write};
@@ -47,6 +49,9 @@ pub struct Session {
     pub(super) limits: Limits,
     /// The leased server is a replica.
     pub(super) on_replica: bool,
+    /// Replicas that the request under way has been lost on: it is not tried there again, for the
+    /// other idle servers of a node that died are as dead.
+    pub(super) lost_on: SmallVec<[NodeId; 4]>,
     pins_seen: Pins,
     /// A pipeline failed with its server: frames up to its Sync are dropped.
     skipping: bool,
@@ -76,6 +81,7 @@ impl Session {
             entry,
             limits,
             on_replica: false,
+            lost_on: SmallVec::new(),
             pins_seen: Pins::default(),
             skipping: false,
         }
@@ -235,6 +241,7 @@ impl Session {
         let began = Instant::now();
         let mut decision = first;
         let mut attempt = 0;
+        self.lost_on.clear();
         loop {
             attempt += 1;
             let served = match self.acquire(&mut decision).await {
@@ -458,6 +465,9 @@ impl Session {
         tracing::info!(%error, node = %lease.identity.address, "a server was lost");
         self.drop_lease();
         self.shared.cluster.report_failure(node, epoch);
+        if self.on_replica {
+            self.lost_on.push(node);
+        }
         if torn {
             return Failure::Client(SessionEnd::AnswerTorn);
         }
