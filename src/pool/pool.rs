@@ -8,17 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Place};
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
-use crate::protocol::response::Responses;
-use crate::server::conn::PreparedHere;
 use crate::server::connect::{self, ConnectError, ServerLogin};
-use crate::server::{Identity, Laid, ServerConn};
+use crate::server::{Identity, ServerConn};
 
 /// What bounds a pool.
 #[derive(Debug, Clone, Copy)]
@@ -176,25 +173,9 @@ impl Pool {
             established.process_id,
             established.secret_key,
         );
-        let now = Instant::now();
-        let server = ServerConn {
-            stream: established.stream,
-            input: established.buffer,
-            output: BytesMut::new(),
-            responses: Responses::default(),
-            identity: Arc::new(identity),
-            epoch,
-            home: worker,
-            opened_at: now,
-            idle_since: now,
-            applied: Laid::default(),
-            prepared: PreparedHere::default(),
-            served: 0,
-            strays: Vec::new(),
-            unnamed: None,
-            greeting: Some(established.parameters),
-            spoiled: false,
-        };
+        let mut server = ServerConn::new(established.stream, identity, epoch, worker);
+        server.input = established.buffer;
+        server.greeting = Some(established.parameters);
         Ok(Lease::new(Box::new(server), place))
     }
 
@@ -349,25 +330,7 @@ mod tests {
         pool.state.lock().places += 1;
         let address = pool.address.clone();
         let identity = Identity::new(NodeId(0), address, process_id, bytes::Bytes::new());
-        let now = Instant::now();
-        let server = ServerConn {
-            stream: Stream::Unix(near),
-            input: BytesMut::new(),
-            output: BytesMut::new(),
-            responses: Responses::default(),
-            identity: Arc::new(identity),
-            epoch: 1,
-            home: 0,
-            opened_at: now,
-            idle_since: now,
-            applied: Laid::default(),
-            prepared: PreparedHere::default(),
-            served: 0,
-            strays: Vec::new(),
-            unnamed: None,
-            greeting: None,
-            spoiled: false,
-        };
+        let server = ServerConn::new(Stream::Unix(near), identity, 1, 0);
         (Lease::new(Box::new(server), Place::new(pool.clone())), far)
     }
 

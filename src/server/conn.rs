@@ -165,6 +165,30 @@ pub struct ServerConn {
 }
 
 impl ServerConn {
+    /// A server that has just been opened, in this epoch of its node and by this worker.
+    #[must_use]
+    pub fn new(stream: Stream, identity: Identity, epoch: u64, home: usize) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            responses: Responses::default(),
+            identity: Arc::new(identity),
+            epoch,
+            home,
+            opened_at: now,
+            idle_since: now,
+            applied: Laid::default(),
+            prepared: PreparedHere::default(),
+            served: 0,
+            strays: Vec::new(),
+            unnamed: None,
+            greeting: None,
+            spoiled: false,
+        }
+    }
+
     /// Whether its connection is still there, as far as the reactor knows: an idle server that has
     /// something to say has been closed by the node, or is about to be.
     #[must_use]

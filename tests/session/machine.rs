@@ -4,18 +4,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
 use causeway::cluster::NodeId;
 use causeway::config::settings::Address;
 use causeway::net::Stream;
 use causeway::protocol::request::{Indexer, Limits};
-use causeway::protocol::response::{Piece, Progress, Responses};
+use causeway::protocol::response::{Piece, Progress};
 use causeway::protocol::{ErrorReport, frame, write};
 use causeway::routing::decision::Reason;
 use causeway::routing::{Decision, Target};
-use causeway::server::conn::PreparedHere;
 use causeway::server::{Identity, Laid, ServerConn};
 use causeway::session::audit::Findings;
 use causeway::session::judge::Judge;
@@ -234,25 +232,8 @@ struct World {
 fn server() -> (ServerConn, Model) {
     let (near, _far) = tokio::net::UnixStream::pair().unwrap();
     let address = Address { host: "127.0.0.1".to_owned(), port: 1 };
-    let now = Instant::now();
-    let server = ServerConn {
-        stream: Stream::Unix(near),
-        input: BytesMut::new(),
-        output: BytesMut::new(),
-        responses: Responses::default(),
-        identity: Arc::new(Identity::new(NodeId(0), address, 1, Bytes::new())),
-        epoch: 0,
-        home: 0,
-        opened_at: now,
-        idle_since: now,
-        applied: Laid::default(),
-        prepared: PreparedHere::default(),
-        served: 0,
-        strays: Vec::new(),
-        unnamed: None,
-        greeting: None,
-        spoiled: false,
-    };
+    let identity = Identity::new(NodeId(0), address, 1, Bytes::new());
+    let server = ServerConn::new(Stream::Unix(near), identity, 0, 0);
     (server, Model::default())
 }
 
