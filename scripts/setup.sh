@@ -58,8 +58,10 @@ need_postgres() {
 
 # The oracle of the routing tests is PostgreSQL's own grammar, whose bindings are made by libclang.
 need_libclang() {
-    for path in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib/libclang*.so* \
-        /usr/lib64/libclang*.so*; do
+    # Not libclang-cpp.so, which a graphics driver may have brought.
+    for path in /usr/lib/llvm-*/lib/libclang.so* /usr/lib/llvm-*/lib/libclang-[0-9]*.so* \
+        /usr/lib/*/libclang.so* /usr/lib/*/libclang-[0-9]*.so* \
+        /usr/lib/libclang.so* /usr/lib64/libclang.so*; do
         if [ -e "$path" ]; then return; fi
     done
     install libclang-dev
