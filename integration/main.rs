@@ -10,6 +10,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod login;
 mod server_login;
 mod throwaway;

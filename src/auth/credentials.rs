@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn user(name: &str, password: impl Into<Option<UserPassword>>) -> User {
-        User { name: name.to_owned(), password: password.into(), pool_size: None }
+        User { name: name.to_owned(), password: password.into(), ..User::default() }
     }
 
     fn plain(text: &str) -> UserPassword {

@@ -40,6 +40,8 @@ pub struct ClientConn {
     pub streamed: bool,
     /// The end of the pipeline under way has been taken from the buffer.
     pub sync_passed: bool,
+    /// A write to the client is under way: if it is dropped, nobody knows how much was written.
+    pub writing: bool,
     /// Bytes of a frame that nobody wants and that have not arrived.
     drop_left: usize,
     indexer: Indexer,
@@ -56,6 +58,7 @@ impl ClientConn {
             frame_left: 0,
             streamed: false,
             sync_passed: false,
+            writing: false,
             drop_left: 0,
             indexer: Indexer::default(),
         }
@@ -122,7 +125,9 @@ impl ClientConn {
     /// # Cancel safety
     /// Not safe: how much was written is lost.
     pub async fn flush(&mut self) -> io::Result<()> {
+        self.writing = true;
         self.stream.write_all(&self.output).await?;
+        self.writing = false;
         self.output.clear();
         Ok(())
     }

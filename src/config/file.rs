@@ -116,6 +116,9 @@ pub struct RuleTable {
     pub target: Key<String>,
     pub max_lag: Key<Duration>,
     pub consistency: Key<OneOf<Consistency>>,
+    pub query_timeout: Key<Duration>,
+    pub transaction_timeout: Key<Duration>,
+    pub idle_in_transaction_timeout: Key<Duration>,
 }
 
 /// `[limits]`
@@ -129,6 +132,10 @@ pub struct LimitsSection {
     pub message: Key<Bytes>,
     pub pipeline: Key<Bytes>,
     pub statement: Key<Bytes>,
+    pub query_timeout: Key<Duration>,
+    pub transaction_timeout: Key<Duration>,
+    pub idle_in_transaction_timeout: Key<Duration>,
+    pub idle_timeout: Key<Duration>,
 }
 
 /// `[[user]]`
@@ -141,4 +148,7 @@ pub struct UserTable {
     pub password_file: Key<String>,
     pub password_env: Key<String>,
     pub pool_size: Key<u64>,
+    pub query_timeout: Key<Duration>,
+    pub transaction_timeout: Key<Duration>,
+    pub idle_in_transaction_timeout: Key<Duration>,
 }

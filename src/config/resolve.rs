@@ -20,9 +20,9 @@ use super::password::PasswordKeys;
 use super::reader::{Reader, Span};
 use super::settings::{
     Address, Balance, Consistency, Limits, Listen, LogFormat, Monitor, Node, Pool, PoolMode, Proxy,
-    Routing, Rule, RuleTarget, Settings, User, UserPassword,
+    Routing, Rule, RuleTarget, Settings, TimeLimits, User, UserPassword,
 };
-use super::value::{Bytes, OneOrMany, Word};
+use super::value::{Bytes, Key, OneOrMany, Word};
 
 /// Where clients connect if the file does not say; the port is `PgBouncer`'s, which people expect.
 const DEFAULT_LISTEN: &str = "127.0.0.1:6432";
@@ -324,7 +324,9 @@ impl Reader<'_> {
         for (number, table) in (1..).zip(tables) {
             let span = Some(table.span());
             let rule = self.rule(table.into_inner(), number, nodes);
-            if rule.target.is_none() && rule.max_lag.is_none() && rule.consistency.is_none() {
+            let routes =
+                rule.target.is_some() || rule.max_lag.is_some() || rule.consistency.is_some();
+            if !routes && rule.times.is_empty() {
                 self.complain("routing.rule", &span, Complaint::RuleWithoutEffect);
             }
             self.twice(&mut names, rule.name.clone(), "routing.rule.name", &span, &rule.name);
@@ -354,6 +356,32 @@ impl Reader<'_> {
             consistency: self
                 .optional("routing.rule.consistency", table.consistency)
                 .map(|word| word.0),
+            times: self.times(
+                "routing.rule",
+                table.query_timeout,
+                table.transaction_timeout,
+                table.idle_in_transaction_timeout,
+            ),
+        }
+    }
+
+    fn times(
+        &mut self,
+        section: &str,
+        query: Key<Duration>,
+        transaction: Key<Duration>,
+        idle_in_transaction: Key<Duration>,
+    ) -> TimeLimits {
+        let mut one = |name: &str, key: Key<Duration>| {
+            key.value.is_some().then(|| {
+                let name = format!("{section}.{name}");
+                self.time(&name, key, Duration::ZERO..=YEAR, Duration::ZERO)
+            })
+        };
+        TimeLimits {
+            query: one("query_timeout", query),
+            transaction: one("transaction_timeout", transaction),
+            idle_in_transaction: one("idle_in_transaction_timeout", idle_in_transaction),
         }
     }
 
@@ -419,6 +447,19 @@ impl Reader<'_> {
                 1024..=LARGEST_MESSAGE,
                 mib,
             )?,
+            times: self.times(
+                "limits",
+                section.query_timeout,
+                section.transaction_timeout,
+                section.idle_in_transaction_timeout,
+            ),
+            idle_timeout: Some(self.time(
+                "limits.idle_timeout",
+                section.idle_timeout,
+                Duration::ZERO..=YEAR,
+                Duration::ZERO,
+            ))
+            .filter(|time| !time.is_zero()),
         };
         if statement_span.is_some() && limits.statement > limits.message {
             let complaint = Complaint::Larger {
@@ -452,11 +493,17 @@ impl Reader<'_> {
                 env: table.password_env,
             };
             let password = self.password("user", keys).map(|(password, _)| password);
+            let times = self.times(
+                "user",
+                table.query_timeout,
+                table.transaction_timeout,
+                table.idle_in_transaction_timeout,
+            );
             let name = self.required("user.name", table.name, &span, "name = \"app\"");
             let Some(name) = name else { continue };
             self.twice(&mut names, name.clone(), "user.name", &span, &name);
             let pool_size = pool_size.and_then(|size| usize::try_from(size).ok());
-            users.push(User { name, password, pool_size });
+            users.push(User { name, password, pool_size, times });
         }
         users
     }

@@ -211,6 +211,8 @@ pub struct Rule {
     pub max_lag: Option<Duration>,
     /// The consistency level for them, if the rule says.
     pub consistency: Option<Consistency>,
+    /// How long they and their transactions may take, if the rule says.
+    pub times: TimeLimits,
 }
 
 /// Where a rule sends a statement.
@@ -241,10 +243,44 @@ pub struct Limits {
     pub pipeline: usize,
     /// Statement text beyond this many bytes is not examined and goes to the primary.
     pub statement: usize,
+    /// How long statements and transactions may take, where neither rule nor user says.
+    pub times: TimeLimits,
+    /// A client that is silent for longer outside of a transaction is sent away; `None` for never.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// How long statements and transactions may take, as one place of the file says it: `None` where it
+/// is silent, zero where it says "without a limit".
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TimeLimits {
+    /// `query_timeout`: from a request's arrival to its answer's end, the wait for a server included.
+    pub query: Option<Duration>,
+    /// `transaction_timeout`: from a transaction's first request to its end.
+    pub transaction: Option<Duration>,
+    /// `idle_in_transaction_timeout`: a client's silence inside a transaction.
+    pub idle_in_transaction: Option<Duration>,
+}
+
+impl TimeLimits {
+    /// What holds where both speak: `self` is the narrower place.
+    #[must_use]
+    pub fn or(self, wider: Self) -> Self {
+        Self {
+            query: self.query.or(wider.query),
+            transaction: self.transaction.or(wider.transaction),
+            idle_in_transaction: self.idle_in_transaction.or(wider.idle_in_transaction),
+        }
+    }
+
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
 }
 
 /// `[[user]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct User {
     /// The role's name, the same toward clients and servers.
     pub name: String,
@@ -252,6 +288,8 @@ pub struct User {
     pub password: Option<UserPassword>,
     /// Servers for this user per database and node, where it differs from `pool.size`.
     pub pool_size: Option<usize>,
+    /// How long its statements and transactions may take, where no rule says.
+    pub times: TimeLimits,
 }
 
 /// A user's secret as the file gives it.

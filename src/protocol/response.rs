@@ -8,7 +8,10 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
+use bytes::BytesMut;
 use smallvec::SmallVec;
 
 use super::error_report::ErrorReport;
@@ -137,6 +140,10 @@ pub struct Responses {
     stale_plan: bool,
     last_error: Option<ErrorReport>,
     own_failure: Option<ErrorReport>,
+    /// The statement under way is being cancelled because it took too long.
+    overdue: Arc<AtomicBool>,
+    /// What the client sees in place of the message being scanned.
+    replaced: Option<&'static [u8]>,
 }
 
 impl Default for Responses {
@@ -159,13 +166,31 @@ impl Default for Responses {
             stale_plan: false,
             last_error: None,
             own_failure: None,
+            overdue: Arc::default(),
+            replaced: None,
         }
     }
 }
 
+/// What stands in place of "canceling statement due to user request" where no user asked for it.
+static STATEMENT_TIMEOUT: LazyLock<Box<[u8]>> = LazyLock::new(|| {
+    let mut message = BytesMut::new();
+    ErrorReport::error("57014", "canceling statement due to statement timeout")
+        .with_detail("The limit is query_timeout of the proxy.")
+        .encode(&mut message);
+    message[..].into()
+});
+
 impl Responses {
+    /// Of a server whose statement is cancelled for its time whenever `overdue` is set.
+    #[must_use]
+    pub fn of(overdue: Arc<AtomicBool>) -> Self {
+        Self { overdue, ..Self::default() }
+    }
+
     /// Begins a new exchange: forgets what the last one left for its reader.
     pub fn begin(&mut self) {
+        self.overdue.store(false, Ordering::Relaxed);
         self.committed = false;
         self.hidden = false;
         self.rolled_back = false;
@@ -351,7 +376,12 @@ impl Responses {
                 return Ok(stop.unwrap_or(Progress::More));
             }
             let shown = !self.hidden && (!own || own_shown);
-            self.pass(header.length.min(here), shown);
+            if let Some(instead) = self.replaced.take().filter(|_| shown) {
+                self.pass(header.length, false);
+                self.pieces.push(Piece::Own(instead));
+            } else {
+                self.pass(header.length.min(here), shown);
+            }
             self.body_left = header.length.saturating_sub(here);
             self.body_shown = shown;
             self.put_in();
@@ -505,6 +535,9 @@ impl Responses {
         if !self.committed && !stale && !laying && refusals(sqlstate) {
             self.last_error = Some(ErrorReport::parse(body));
             return Some(Progress::Refused);
+        }
+        if sqlstate == b"57014" && self.overdue.load(Ordering::Relaxed) {
+            self.replaced = Some(&STATEMENT_TIMEOUT);
         }
         self.in_copy = false;
         let in_query = match self.expects.front() {

@@ -22,6 +22,7 @@ use crate::config::Settings;
 use crate::http;
 use crate::net::{Bound, BoundAddr};
 use crate::pool::Pools;
+use crate::session::deadlines::Clocks;
 use crate::session::metrics::Metrics;
 use crate::session::registry::Registry;
 use crate::session::{Shared, statements};
@@ -238,6 +239,7 @@ fn build(
     let pools = Arc::new(Pools::new(settings.proxy.workers));
     observe_pools(registry, &pools, &cluster);
     let metrics = Metrics::new(registry);
+    let clocks = Clocks::new(settings.proxy.workers);
     metrics.announce(settings.nodes.iter().map(|node| &*node.name));
     let rules = reload::rules(settings, None)?;
     Ok(Arc::new(Shared {
@@ -249,6 +251,7 @@ fn build(
         statements: Arc::new(statements::Shared::default()),
         registry: Arc::new(Registry::default()),
         metrics,
+        clocks,
     }))
 }
 

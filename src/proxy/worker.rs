@@ -78,9 +78,13 @@ async fn serve(desk: Desk, mut handed: mpsc::UnboundedReceiver<(Stream, PeerAddr
     let clients = TaskTracker::new();
     // A token of its own, so that waiting sessions of two workers share no lock.
     let drain = desk.drain.child_token();
+    let clock = tokio::spawn({
+        let desk = desk.clone();
+        async move { desk.shared.clocks.of(desk.number).run(&desk.shared.metrics).await }
+    });
     loop {
         tokio::select! {
-            () = desk.halt.cancelled() => return,
+            () = desk.halt.cancelled() => break,
             next = handed.recv() => match next {
                 Some((stream, peer)) => {
                     clients.spawn(client_task(desk.clone(), stream, peer, drain.clone()));
@@ -95,6 +99,7 @@ async fn serve(desk: Desk, mut handed: mpsc::UnboundedReceiver<(Stream, PeerAddr
         () = desk.halt.cancelled() => {}
         () = clients.wait() => {}
     }
+    clock.abort();
 }
 
 /// Lowers what was raised for a connection, however its task ends.

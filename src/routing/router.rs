@@ -10,7 +10,7 @@ use super::decision::Decision;
 use super::learned::LearnedShapes;
 use super::rules::{CompiledRules, SafeFunctions};
 use crate::catalog::Catalog;
-use crate::config::settings;
+use crate::config::settings::{self, TimeLimits};
 use crate::sql::statement::{Hints, RouteHint, Script};
 
 /// Decisions remembered.
@@ -106,6 +106,14 @@ impl Router {
             names_are_utf8: view.names_are_utf8,
             temp_names_possible: view.temp_names_possible,
         }
+    }
+
+    /// How long the script may take by the first rule that matches it. Not remembered: asked only
+    /// while some rule limits times.
+    #[must_use]
+    pub fn times(&self, script: &Script, view: &SessionView<'_>) -> TimeLimits {
+        let matched = self.rules.find(&script.statements, script.shape, &self.asked(view));
+        matched.map_or_else(TimeLimits::default, |matched| matched.rule.times)
     }
 
     /// The rules.

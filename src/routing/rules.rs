@@ -8,7 +8,7 @@ use rustc_hash::FxHashSet;
 use super::decide::Asked;
 use super::decision::RuleId;
 use crate::cluster::NodeView;
-use crate::config::settings::{Consistency, Rule, RuleTarget};
+use crate::config::settings::{Consistency, Rule, RuleTarget, TimeLimits};
 use crate::sql::statement::{Name, Statement};
 
 /// Rules ready to be matched.
@@ -17,6 +17,8 @@ pub struct CompiledRules {
     rules: Vec<CompiledRule>,
     /// Whether any rule asks for `application_name`, so that decisions depend on it.
     pub(super) by_application: bool,
+    /// Whether any rule limits times, so that requests inside transactions are matched as well.
+    pub timed: bool,
 }
 
 /// One rule; conditions that are absent hold.
@@ -36,6 +38,8 @@ pub struct CompiledRule {
     pub max_lag: Option<Duration>,
     /// The consistency level.
     pub consistency: Option<Consistency>,
+    /// How long what it matches may take.
+    pub times: TimeLimits,
 }
 
 /// A rule that matched.
@@ -63,10 +67,12 @@ impl CompiledRules {
             target: rule.target.clone(),
             max_lag: rule.max_lag,
             consistency: rule.consistency,
+            times: rule.times,
         };
         Self {
             rules: rules.iter().take(usize::from(u16::MAX)).map(compile).collect(),
             by_application: rules.iter().any(|rule| rule.application_name.is_some()),
+            timed: rules.iter().any(|rule| !rule.times.is_empty()),
         }
     }
 

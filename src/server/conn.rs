@@ -6,7 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub struct Identity {
     pub process_id: i32,
     /// From its BackendKeyData.
     pub secret_key: Bytes,
+    /// What it runs is being cancelled because it took too long.
+    pub overdue: Arc<AtomicBool>,
     cancels: AtomicU32,
     cancelled: Notify,
 }
@@ -47,6 +49,7 @@ impl Identity {
             address,
             process_id,
             secret_key,
+            overdue: Arc::default(),
             cancels: AtomicU32::new(0),
             cancelled: Notify::new(),
         }
@@ -173,7 +176,7 @@ impl ServerConn {
             stream,
             input: BytesMut::new(),
             output: BytesMut::new(),
-            responses: Responses::default(),
+            responses: Responses::of(identity.overdue.clone()),
             identity: Arc::new(identity),
             epoch,
             home,

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 use super::audit;
+use super::deadlines::{Deadlines, silence_ends};
 use super::eyes::Eyes;
 use super::failure::{Failure, SessionEnd};
 use super::machine::{After, Machine, Step};
@@ -31,6 +32,9 @@ use crate::routing::decision::Reason;
 /// Most of a pipeline that is written before any of its answer is read, in bytes. It fits into
 /// what the kernel buffers for a socket, so that the write ends whatever the server does.
 const IN_TURNS: usize = 16 << 10;
+
+/// How long a client that is sent away may take to hear why.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// How often a request is run again before its client hears of a failure.
 const ATTEMPTS: usize = 4;
@@ -55,6 +59,8 @@ pub struct Session {
     pins_seen: Pins,
     /// A pipeline failed with its server: frames up to its Sync are dropped.
     skipping: bool,
+    /// Of a session that has time limits.
+    pub(super) deadlines: Option<Box<Deadlines>>,
 }
 
 impl Session {
@@ -84,6 +90,7 @@ impl Session {
             lost_on: SmallVec::new(),
             pins_seen: Pins::default(),
             skipping: false,
+            deadlines: None,
         }
     }
 
@@ -104,8 +111,8 @@ impl Session {
         };
         if let Some(report) = ended.report() {
             report.encode(&mut self.client.output);
-            // The client may be gone; there is nobody else to tell.
-            let _ = self.client.flush().await;
+            // The client may be gone, or not listen; there is nobody else to tell.
+            let _ = tokio::time::timeout(GOODBYE, self.client.flush()).await;
         }
         match ended {
             SessionEnd::Terminated => Ok(()),
@@ -116,6 +123,9 @@ impl Session {
     /// The next request, whole. While the client is silent the leased server is listened to, if
     /// there is one.
     async fn next_request(&mut self, drain: &CancellationToken) -> Result<Request, SessionEnd> {
+        if self.eyes.timed || self.deadlines.is_some() {
+            self.on_silence();
+        }
         loop {
             if let Some(request) = self.client.buffered_request(&self.limits)? {
                 return Ok(request);
@@ -127,6 +137,7 @@ impl Session {
             tokio::select! {
                 biased;
                 ready = self.client.readable() => ready?,
+                end = silence_ends(self.deadlines.as_deref()) => return Err(end),
                 () = drain.cancelled(), if self.machine.is_idle() => {
                     return Err(SessionEnd::Drained);
                 }
@@ -140,7 +151,7 @@ impl Session {
         enum Spoke {
             Client,
             Server,
-            Drain,
+            End(SessionEnd),
         }
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
         if !lease.input.is_empty() {
@@ -160,11 +171,12 @@ impl Session {
         let spoke = tokio::select! {
             biased;
             spoke = either => spoke,
-            () = drain.cancelled(), if self.machine.is_idle() => Spoke::Drain,
+            end = silence_ends(self.deadlines.as_deref()) => Spoke::End(end),
+            () = drain.cancelled(), if self.machine.is_idle() => Spoke::End(SessionEnd::Drained),
         };
         match spoke {
             Spoke::Client => Ok(self.client.read().await?),
-            Spoke::Drain => Err(SessionEnd::Drained),
+            Spoke::End(end) => Err(end),
             Spoke::Server => match relay::overhear(&mut self.client, lease).await {
                 Ok(()) => {
                     self.machine.on_overheard(lease);
@@ -197,6 +209,9 @@ impl Session {
         }
         let status = self.lease.as_ref().map(|lease| lease.responses.status());
         self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8());
+        if self.eyes.timed || self.deadlines.is_some() {
+            self.on_request_time(&request);
+        }
         match self.machine.on_request(&request, &self.client.input, status, &self.eyes) {
             Step::Terminate => Err(SessionEnd::Terminated),
             Step::Ignore => {
@@ -245,8 +260,8 @@ impl Session {
         loop {
             attempt += 1;
             let served = match self.acquire(&mut decision).await {
-                Ok(()) => self.attempt(request, &decision).await,
-                Err(failure) => Err(failure),
+                Ok(()) => self.attempt_in_time(request, &decision).await,
+                Err(failure) => Err(self.why_cancelled(failure)),
             };
             match served {
                 Ok(()) => break,
@@ -267,7 +282,11 @@ impl Session {
     }
 
     /// One attempt on the leased server.
-    async fn attempt(&mut self, request: &Request, decision: &Decision) -> Result<(), Failure> {
+    pub(super) async fn attempt(
+        &mut self,
+        request: &Request,
+        decision: &Decision,
+    ) -> Result<(), Failure> {
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         let fresh = server.responses.status() == b'I';
         server.responses.begin();
@@ -443,7 +462,7 @@ impl Session {
     }
 
     /// What it means that an exchange broke off.
-    fn lost(&mut self, request: &Request, error: RelayError, fresh: bool) -> Failure {
+    pub(super) fn lost(&mut self, request: &Request, error: RelayError, fresh: bool) -> Failure {
         let error = match error {
             RelayError::Client(source) => {
                 self.abandon();
@@ -493,7 +512,7 @@ impl Session {
     }
 
     /// The client has gone in the middle of an answer: what still runs for it is cancelled.
-    fn abandon(&mut self) {
+    pub(super) fn abandon(&mut self) {
         self.entry.slot.rests();
         if let Some(mut lease) = self.lease.take() {
             lease.spoiled = true;

@@ -7,6 +7,7 @@ use super::judge::Judge;
 use super::options::Options;
 use super::shared::{Rules, Shared};
 use crate::catalog::Catalog;
+use crate::config::settings::TimeLimits;
 use crate::pool::Account;
 use crate::routing::Decision;
 use crate::routing::router::SessionView;
@@ -26,14 +27,22 @@ pub struct Eyes {
     /// What the session's settings mean to routing.
     pub options: Options,
     names_are_utf8: bool,
+    /// How long its statements and transactions may take, where no rule says.
+    pub times: TimeLimits,
+    /// Whether anything limits its times.
+    pub timed: bool,
 }
 
 impl Eyes {
     /// Opens them.
     #[must_use]
     pub fn new(shared: Arc<Shared>, account: Arc<Account>, laid: &Laid) -> Self {
+        let rules = shared.rules.load_full();
+        let times = Shared::times(&rules.settings, &account.user);
         Self {
-            rules: shared.rules.load_full(),
+            timed: is_timed(&rules, times),
+            times,
+            rules,
             catalog: shared.catalogs.get(&account.database),
             shared,
             account,
@@ -47,6 +56,8 @@ impl Eyes {
     pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) {
         let rules = self.shared.rules.load();
         if !Arc::ptr_eq(&rules, &self.rules) {
+            self.times = Shared::times(&rules.settings, &self.account.user);
+            self.timed = is_timed(&rules, self.times);
             self.rules = rules.clone();
         }
         self.catalog = self.shared.catalogs.get(&self.account.database);
@@ -58,13 +69,20 @@ impl Eyes {
     }
 }
 
-impl Judge for Eyes {
-    fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
-        self.shared.scripts.script(text, lexis)
+/// Whether a session with these limits of its own has any.
+fn is_timed(rules: &Rules, times: TimeLimits) -> bool {
+    rules.router.rules().timed || rules.settings.limits.idle_timeout.is_some() || !times.is_empty()
+}
+
+impl Eyes {
+    /// How long the script may take, by rule.
+    #[must_use]
+    pub fn times_of(&self, script: &Script) -> TimeLimits {
+        self.rules.router.times(script, &self.view())
     }
 
-    fn decide(&self, script: &Arc<Script>) -> Decision {
-        let view = SessionView {
+    fn view(&self) -> SessionView<'_> {
+        SessionView {
             catalog: self.catalog.as_deref(),
             database: &self.account.database,
             user: self.options.role.as_deref().unwrap_or(&self.account.user),
@@ -75,7 +93,16 @@ impl Judge for Eyes {
             names_are_utf8: self.names_are_utf8,
             // A session that has any is pinned, and not asked about.
             temp_names_possible: false,
-        };
-        self.rules.router.decide(script, &view)
+        }
+    }
+}
+
+impl Judge for Eyes {
+    fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
+        self.shared.scripts.script(text, lexis)
+    }
+
+    fn decide(&self, script: &Arc<Script>) -> Decision {
+        self.rules.router.decide(script, &self.view())
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::deadlines::Overdue;
 use crate::protocol::ErrorReport;
 use crate::protocol::frame::FrameError;
 use crate::routing::decision::Reason;
@@ -29,6 +30,9 @@ pub enum SessionEnd {
     /// A server was lost in the middle of a message that the client had seen the beginning of.
     #[error("a server was lost in the middle of a row")]
     AnswerTorn,
+    /// The client ran into a time limit.
+    #[error("{}", .0.as_str())]
+    Overdue(Overdue),
 }
 
 impl From<crate::client::RequestError> for SessionEnd {
@@ -47,6 +51,7 @@ impl SessionEnd {
         match self {
             Self::Terminated | Self::Client(_) | Self::AnswerTorn => None,
             Self::Frame(error) => Some(error.report()),
+            Self::Overdue(overdue) => Some(overdue.report()),
             Self::Drained => Some(ErrorReport::fatal(
                 "57P01",
                 "terminating connection due to administrator command",
@@ -110,6 +115,9 @@ pub enum Failure {
     /// The client cancelled while it waited for a server.
     #[error("cancelled while waiting for a server")]
     Cancelled,
+    /// The request ran into `query_timeout` and no server has said so.
+    #[error("query_timeout")]
+    Overdue,
 }
 
 impl Failure {
@@ -179,6 +187,7 @@ impl Failure {
             )
             .with_detail(format!("All {size} servers of this user and database are busy."))
             .with_hint("Raise pool.size or pool.wait."),
+            Self::Overdue => Overdue::Query.report(),
             Self::Cancelled => {
                 ErrorReport::error("57014", "canceling statement due to user request")
             }

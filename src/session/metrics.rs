@@ -2,6 +2,7 @@
 
 use parking_lot::RwLock;
 
+use super::deadlines::Overdue;
 use super::pins::Pin;
 use crate::cluster::{NodeId, Topology};
 use crate::routing::decision::Reason;
@@ -37,6 +38,7 @@ pub struct Metrics {
     /// Requests that were run again on another node.
     pub retries: Counter,
     pinned: Box<[Counter]>,
+    overdue: Box<[Counter]>,
 }
 
 impl Metrics {
@@ -78,6 +80,13 @@ impl Metrics {
             pinned: registry
                 .counters("causeway_pins", "Sessions that were pinned, by cause", &["reason"])
                 .indexed(&pins),
+            overdue: registry
+                .counters(
+                    "causeway_timeouts",
+                    "Requests, transactions and clients that ran into a time limit",
+                    &["limit"],
+                )
+                .indexed(&Overdue::ALL.map(Overdue::as_str)),
         }
     }
 
@@ -108,6 +117,17 @@ impl Metrics {
     /// Counts a request under the reason of its route.
     pub fn count(&self, reason: Reason) {
         self.reasons[reason as usize].inc();
+    }
+
+    /// Counts a limit that was run into.
+    pub fn overdue(&self, overdue: Overdue) {
+        self.overdue[overdue as usize].inc();
+    }
+
+    /// How often a limit was run into.
+    #[must_use]
+    pub fn timeouts(&self, overdue: Overdue) -> u64 {
+        self.overdue[overdue as usize].value()
     }
 
     /// Counts a session that has just been pinned.

@@ -1,12 +1,13 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
 //! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`]. With
-//! sockets: [`driver`], [`acquire`], [`relay`], [`audit`], [`greet`], [`registry`].
+//! sockets: [`driver`], [`deadlines`], [`acquire`], [`relay`], [`audit`], [`greet`], [`registry`].
 
 pub mod acquire;
 pub mod audit;
 mod books;
 pub mod compose;
+pub mod deadlines;
 pub mod driver;
 pub mod eyes;
 pub mod failure;

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -53,6 +54,32 @@ impl Slot {
     /// A server serves the session.
     pub fn served(&self, by: &Arc<Identity>) {
         *self.doing.lock() = Doing::Served(by.clone());
+    }
+
+    /// Takes a cancel request: who waits for a server is told; a server at work is named, and is not
+    /// given back before [`carry_out`] has ended. With `overdue` its refusal will speak of a timeout.
+    pub fn begin_cancel(&self, overdue: bool) -> Option<Arc<Identity>> {
+        match &*self.doing.lock() {
+            Doing::Nothing => None,
+            Doing::Waiting => {
+                self.cancelled.notify_one();
+                None
+            }
+            Doing::Served(server) => {
+                if overdue {
+                    server.overdue.store(true, Ordering::Relaxed);
+                }
+                server.cancel_sent();
+                Some(server.clone())
+            }
+        }
+    }
+
+    /// Ends a wait for a server.
+    pub fn stop_waiting(&self) {
+        if matches!(&*self.doing.lock(), Doing::Waiting) {
+            self.cancelled.notify_one();
+        }
     }
 
     /// Nothing is left to cancel.
@@ -116,22 +143,19 @@ impl Registry {
                 _ => return,
             }
         };
-        let served_by = match &*slot.doing.lock() {
-            Doing::Nothing => None,
-            Doing::Waiting => {
-                slot.cancelled.notify_one();
-                None
-            }
-            Doing::Served(server) => {
-                server.cancel_sent();
-                Some(server.clone())
-            }
-        };
-        if let Some(server) = served_by {
-            send(&server).await;
-            server.cancel_delivered();
+        if let Some(server) = slot.begin_cancel(false) {
+            carry_out(&server).await;
         }
     }
+}
+
+/// Sends what [`Slot::begin_cancel`] began, and frees the server.
+///
+/// # Cancel safety
+/// Not safe: the server would never be given back.
+pub async fn carry_out(server: &Identity) {
+    send(server).await;
+    server.cancel_delivered();
 }
 
 /// Cancels what a server runs for a client that is gone.

@@ -220,7 +220,10 @@ async fn show(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), Re
     let written = match server.responses.pieces() {
         [] => Ok(()),
         [Piece::Input(range)] if client.output.is_empty() => {
-            client.stream.write_all(&server.input[range.clone()]).await
+            client.writing = true;
+            let written = client.stream.write_all(&server.input[range.clone()]).await;
+            client.writing = false;
+            written
         }
         pieces => {
             for piece in pieces {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::deadlines::Clocks;
 use super::metrics::Metrics;
 use super::registry::Registry;
 use super::statements;
@@ -11,7 +12,7 @@ use crate::auth::Credentials;
 use crate::catalog::Catalogs;
 use crate::cluster::Cluster;
 use crate::config::Settings;
-use crate::config::settings::{self, Balance};
+use crate::config::settings::{self, Balance, TimeLimits};
 use crate::pool::Pools;
 use crate::pool::pool::Bounds;
 use crate::routing::Router;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// What is counted.
     pub metrics: Metrics,
+    /// The time limits, by worker.
+    pub clocks: Clocks,
 }
 
 impl Shared {
@@ -65,6 +68,13 @@ impl Shared {
             max_age: pool.max_age,
             connect_timeout: pool.connect_timeout,
         }
+    }
+
+    /// How long statements and transactions of a user may take, where no rule says.
+    #[must_use]
+    pub fn times(settings: &Settings, user: &str) -> TimeLimits {
+        let own = settings.users.iter().find(|known| known.name == user);
+        own.map_or_else(TimeLimits::default, |user| user.times).or(settings.limits.times)
     }
 
     /// The bounds of what a client may send at once.

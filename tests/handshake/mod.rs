@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use causeway::auth::Credentials;
 use causeway::auth::verifier::{ITERATIONS, Verifier};
 use causeway::client::{Entered, Entrance, HandshakeError, enter};
-use causeway::config::settings::{Limits, Secret, User, UserPassword};
+use causeway::config::settings::{Limits, Secret, TimeLimits, User, UserPassword};
 use causeway::net::Stream;
 use causeway::protocol::ErrorReport;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,12 +26,14 @@ fn limits() -> Limits {
         message: 1 << 30,
         pipeline: 1 << 20,
         statement: 1 << 20,
+        times: TimeLimits::default(),
+        idle_timeout: None,
     }
 }
 
 /// `app` with a plain password, `kept` with a verifier of it, `none` with none.
 fn credentials() -> Credentials {
-    let user = |name: &str, password| User { name: name.to_owned(), password, pool_size: None };
+    let user = |name: &str, password| User { name: name.to_owned(), password, ..User::default() };
     let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS).to_text();
     let users = [
         user("app", Some(UserPassword::Plain(Secret::new("secret")))),

@@ -1,6 +1,7 @@
 //! Whole sessions against scripted nodes, on a paused clock: what is waited for in vain is over at
 //! once, and nothing sleeps. The test plays both ends, step by step.
 
+mod deadlines;
 mod failures;
 mod hostile;
 mod machine;
@@ -18,6 +19,7 @@ use causeway::cluster::{Cluster, Lsn, NodeId, NodeState, NodeView, Role, Topolog
 use causeway::net::Stream;
 use causeway::pool::Pools;
 use causeway::protocol::{ErrorReport, write};
+use causeway::session::deadlines::Clocks;
 use causeway::session::failure::SessionEnd;
 use causeway::session::metrics::Metrics;
 use causeway::session::registry::Registry;
@@ -146,6 +148,7 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
         statements: Arc::new(statements::Shared::default()),
         registry: Arc::new(Registry::default()),
         metrics: Metrics::new(&registry),
+        clocks: Clocks::new(1),
     })
 }
 
