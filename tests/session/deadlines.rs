@@ -90,19 +90,16 @@ async fn a_late_statement_is_cancelled_at_its_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_user_may_have_more_time_than_others_and_none_is_said_by_zero() {
-    for limits in
-        ["query_timeout = \"2s\"\n[[routing.rule]]\nuser = \"app\"\nquery_timeout = \"0s\""]
-    {
-        let mut bed = Bed::with_limits(limits).await;
-        let (mut client, mut primary) = bed.first().await;
-        client.ask("update t set a = 1").await;
-        primary.hears("update t set a = 1").await;
-        tokio::time::sleep(Duration::from_secs(1000)).await;
-        primary.done("UPDATE 1", b'I').await;
-        assert_eq!(client.answer().await, "UPDATE 1 Z:I");
-        assert_eq!((bed.overdue(), bed.nodes[0].accepted()), (String::new(), 1));
-    }
+async fn zero_in_a_narrower_place_is_no_limit() {
+    let rule = "[[routing.rule]]\nuser = \"app\"\nquery_timeout = \"0s\"";
+    let mut bed = Bed::with_limits(&format!("{TWO_SECONDS}\n{rule}")).await;
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("update t set a = 1").await;
+    primary.hears("update t set a = 1").await;
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    primary.done("UPDATE 1", b'I').await;
+    assert_eq!(client.answer().await, "UPDATE 1 Z:I");
+    assert_eq!((bed.overdue(), bed.nodes[0].accepted()), (String::new(), 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,11 +121,8 @@ async fn a_wait_for_a_server_counts() {
 /// It took the cancel request and goes on: after the grace it is given up.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_ignores_a_cancel_is_given_up() {
-    for (text, expected, status) in [
-        (READ, "E:57014 Z:I", b'I'),
-        // It may have been done.
-        ("update t set a = 1", "E:08007 Z:I", b'I'),
-    ] {
+    // What may have been done is not denied.
+    for (text, expected) in [(READ, "E:57014 Z:I"), ("update t set a = 1", "E:08007 Z:I")] {
         let mut bed = Bed::with_limits(TWO_SECONDS).await;
         let (mut client, primary) = bed.first().await;
         let began = Instant::now();
@@ -137,7 +131,6 @@ async fn a_server_that_ignores_a_cancel_is_given_up() {
         server.hears(text).await;
         assert_eq!(client.answer().await, expected, "{text}");
         assert!(about(began.elapsed(), 12_000), "{:?}", began.elapsed());
-        assert_eq!(status, b'I');
         tokio::time::timeout(HANG, server.until_closed()).await.expect("closed").ok();
     }
 }
