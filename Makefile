@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus
+.PHONY: help demo test lint bench corpus fuzz
 
 help:                 ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
@@ -32,3 +32,9 @@ bench:                ## direct, Causeway, PgBouncer and a bare forwarder side b
 corpus:               ## how often the router is right over a corpus (CORPUS=directory)
 	@cargo build --locked
 	@python3 scripts/corpus.py --causeway "$(TARGET)/debug/causeway" "$(CORPUS)"
+
+# FUZZ=3600 for an hour in all; TARGETS="classify" for some of fuzz/fuzz_targets.
+FUZZ := 60
+fuzz:                 ## hostile input for so many seconds (FUZZ=seconds, TARGETS=names)
+	@sh scripts/setup.sh fuzz
+	@sh scripts/fuzz.sh $(FUZZ) $(TARGETS)

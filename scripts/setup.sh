@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the Makefile's targets need and is not there yet; says so before it does.
 #
-# setup.sh build|postgres|test|bench ...   Debian and Ubuntu; elsewhere it names what is missing.
+# setup.sh build|postgres|test|bench|fuzz|lint ...   Debian and Ubuntu; elsewhere it names what is missing.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -100,6 +100,8 @@ for what; do
     postgres) need_postgres ;;
     test) need_build; need_postgres; need_libclang; need_drivers ;;
     bench) need_build; need_postgres; [ -x /usr/sbin/pgbouncer ] || have pgbouncer || install pgbouncer ;;
+    # libFuzzer is C++.
+    fuzz) need_build; have c++ || install g++ ;;
     lint)
         cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
         cargo clippy --version >/dev/null 2>&1 || rustup component add clippy

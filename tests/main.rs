@@ -1,6 +1,7 @@
 //! In-process tests: Causeway's rooms over loopback against a scripted PostgreSQL.
 
 mod fake;
+mod fuzz_seeds;
 mod grammar_oracle;
 mod handshake;
 mod layers;

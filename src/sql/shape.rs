@@ -284,15 +284,16 @@ fn uescape(text: &[u8], scanner: &mut Scanner<'_>) -> Option<u8> {
         return Some(b'\\');
     }
     let literal = next(&mut ahead)?;
-    *scanner = ahead;
     match &text[literal.start..literal.end] {
         [b'\'', escape, b'\'']
             if !escape.is_ascii_hexdigit()
                 && !matches!(*escape, b'+' | b'\'' | b'"')
                 && escape.is_ascii_graphic() =>
         {
+            *scanner = ahead;
             Some(*escape)
         }
+        // What stands in its place is left to stand: it may be a parenthesis.
         _ => None,
     }
 }

@@ -1,0 +1,1 @@
+with a as (select 1), b as (merge into t using s on s.i = t.i when matched then delete returning *) table b

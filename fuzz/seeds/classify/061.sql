@@ -1,0 +1,1 @@
+select * from (select * from t for no key update of t skip locked) q

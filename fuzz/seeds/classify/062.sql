@@ -1,0 +1,1 @@
+declare c scroll cursor for select * from t for key share

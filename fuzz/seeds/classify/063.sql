@@ -1,0 +1,1 @@
+prepare p (int) as update only t set a = $1

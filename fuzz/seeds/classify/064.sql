@@ -1,0 +1,1 @@
+explain (analyze, format json) with x as (insert into t select 1 returning *) select * from x

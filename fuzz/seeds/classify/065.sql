@@ -1,0 +1,1 @@
+select 'insert into t', "delete from t", $$update t set a = 1$$ /* for update */ -- for share

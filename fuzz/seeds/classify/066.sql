@@ -1,0 +1,1 @@
+select a.update, b as insert, c as delete from t as set

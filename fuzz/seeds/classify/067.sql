@@ -1,0 +1,1 @@
+select e'\'' , 'update t set a=1' from u

@@ -1,0 +1,1 @@
+copy (with d as (delete from t returning *) select * from d) to stdout

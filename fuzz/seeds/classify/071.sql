@@ -1,0 +1,1 @@
+select u&"d\0061t\+000061" from only (t) for /* */ update

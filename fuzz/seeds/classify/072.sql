@@ -1,0 +1,1 @@
+select * from json_table('[]', '$[*]' columns (a int path '$.a')) j, xmltable('/r' passing x columns b text) y

@@ -1,0 +1,1 @@
+select grouping(a), count(*) filter (where b) over (w) from t group by grouping sets ((a), ()), rollup (b), cube (c) window w as (partition by d)

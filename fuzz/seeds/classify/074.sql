@@ -1,0 +1,1 @@
+values (nextval('s')), ((select currval('s'))); table s

@@ -1,0 +1,1 @@
+begin; select 1; commit; fetch 1 from c; close all

@@ -1,0 +1,1 @@
+declare z scroll cuplain (analyze falw\) delete from rsor for select * from t for kmy share

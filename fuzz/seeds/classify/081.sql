@@ -1,0 +1,1 @@
+explain (analyze, x (y with x as (insert into t select 1 returning *) z)) select * from x

@@ -1,0 +1,1 @@
+select 'a''b', E'a\'b', N'c', B'01', X'1F', U&'d\0061' uescape '!', U&"n!0061" uescape '!'

@@ -1,0 +1,1 @@
+create function f() returns int begin atomic select case when a then b end; select 2; end; select 3

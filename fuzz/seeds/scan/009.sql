@@ -1,0 +1,1 @@
+select a[1:2], (b).c, d.*, "x""y"."z" from "é" as "w;v";;; select 5;

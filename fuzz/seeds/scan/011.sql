@@ -1,0 +1,1 @@
+insert into t values (1, 'a'), (2, 'b'), (f(3), 'c'), (4, 'd'); select x in (1, 2, $3), array[1, 2]

@@ -1,0 +1,1 @@
+set search_path to a, "B", 'c'; set x.y = 1.5; reset all

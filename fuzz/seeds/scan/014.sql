@@ -1,0 +1,1 @@
+/* causeway: primary, max_lag=1s */ select 1 /*causeway='replica',t='x\'y%20'*/

@@ -1,0 +1,1 @@
+select U&"n!0061" uescape ('!'; select 2); select 3
