@@ -61,6 +61,16 @@ fn functions(words: &mut Words) -> Vec<Function> {
         ),
         sourced(function(30_003, APP, "liar", false, 0), "begin return nextval('order_ids'); end"),
         sourced(function(30_004, APP, "caller", true, 0), "begin return place_order(1); end"),
+        sourced(
+            function(30_012, APP, "circle_a", true, 1),
+            "begin return case when $1 > 0 then circle_b($1 - 1) end; end",
+        ),
+        sourced(function(30_013, APP, "circle_b", true, 1), "begin return circle_a($1); end"),
+        sourced(
+            function(30_014, APP, "circle_c", true, 1),
+            "begin return circle_c($1 - 1) + place_order(1); end",
+        ),
+        sourced(function(30_015, APP, "understated", false, 0), "begin return opaque(1, 2); end"),
         function(30_005, APP, "overloaded", false, 1),
         function(30_006, APP, "overloaded", true, 2),
         function(30_007, OTHER, "lower", true, 1),

@@ -8,7 +8,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::Hazard;
-use super::body::{Body, WordId};
+use super::body::WordId;
 use super::builtin;
 use super::node_tree::{Oid, References};
 use super::rows::{FIRST_NORMAL_OID, Function, PG_CATALOG, Relation, Rows};
@@ -41,6 +41,7 @@ pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
     }
     catalog.default_search_path = rows.default_search_path;
     catalog.search_paths = rows.search_paths;
+    catalog.custom_settings = rows.custom_settings;
     catalog.functions.shrink_to_fit();
     catalog.relations.shrink_to_fit();
     catalog.types.shrink_to_fit();
@@ -54,10 +55,14 @@ struct Found {
     relations: Hazards,
 }
 
-/// Finds all hazards. At first every VOLATILE function is one; then those are excused whose source
-/// names none, until no more are: excusing one may excuse those that call it.
+/// Finds all hazards. At first every VOLATILE function is excused whose source has no word that may
+/// change anything; then the excuse is taken from those whose source names a hazard, until no more
+/// are: what is left only calls what is harmless, also where functions call each other in a circle.
 fn hazards(rows: &Rows, catalog: &mut Catalog) -> Found {
-    let mut excused = FxHashSet::default();
+    let readable = |function: &&Function| function.volatile && !function.shipped;
+    let unchanging = |function: &&Function| function.body.as_ref().is_some_and(|b| !b.changing);
+    let mut excused: FxHashSet<Oid> =
+        rows.functions.iter().filter(readable).filter(unchanging).map(|f| f.oid).collect();
     loop {
         catalog.operators.clear();
         catalog.unseen = None;
@@ -72,22 +77,19 @@ fn hazards(rows: &Rows, catalog: &mut Catalog) -> Found {
         let found = Found { functions, types, relations };
         let words = hazardous_words(rows, &found, catalog);
         let before = excused.len();
-        let clean = |body: &Body| !body.changing && !body.words.iter().any(|w| words.contains(w));
-        excused.extend(
-            rows.functions
-                .iter()
-                .filter(|function| function.volatile && !function.shipped)
-                .filter(|function| function.body.as_ref().is_some_and(clean))
-                .map(|function| function.oid),
-        );
+        for function in &rows.functions {
+            let named = function.body.iter().flat_map(|body| &body.words);
+            if excused.contains(&function.oid) && named.into_iter().any(|w| words.contains(w)) {
+                excused.remove(&function.oid);
+            }
+        }
         if excused.len() == before {
             return found;
         }
     }
 }
 
-/// The names of all hazards, as far as sources have them. A function that is still to be excused
-/// does not stand in its own way, nor do its namesakes.
+/// The names of all hazards, as far as sources have them.
 fn hazardous_words(rows: &Rows, found: &Found, catalog: &Catalog) -> FxHashSet<WordId> {
     let functions = rows.functions.iter().filter(|f| found.functions.contains_key(&f.oid));
     let relations = rows.relations.iter().filter(|r| found.relations.contains_key(&r.oid));
@@ -147,6 +149,8 @@ fn function_hazards(rows: &Rows, excused: &FxHashSet<Oid>) -> Hazards {
             if !hazards.contains_key(&function.oid)
                 && let Some(hazard) = by_source().or_else(by_default)
             {
+                let understated = hazard == Hazard::VolatileFunction && !function.volatile;
+                let hazard = if understated { Hazard::UnderstatedFunction } else { hazard };
                 hazards.insert(function.oid, hazard);
             }
         }

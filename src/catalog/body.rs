@@ -18,7 +18,6 @@ const CHANGING: &[&str] = &[
     "call",
     "checkpoint",
     "cluster",
-    "comment",
     "commit",
     "copy",
     "create",
@@ -97,6 +96,7 @@ impl Body {
     pub fn read(source: &str, plain_sql: bool, words: &mut Words) -> Self {
         let mut body = Self::default();
         let mut last = None;
+        let (mut after_dot, mut after_comment) = (false, false);
         for token in Scanner::new(source.as_bytes(), Lexis::default()) {
             let text = &source[token.start..token.end];
             let word = match token.kind {
@@ -112,14 +112,18 @@ impl Body {
                     body.changing = true;
                     continue;
                 }
-                _ => {
+                kind => {
                     last = None;
+                    after_dot = kind == Kind::Dot;
                     continue;
                 }
             };
-            let keyword = token.kind == Kind::Word;
+            // A field is no command; and COMMENT, a name that many columns have, goes on with ON.
+            let keyword = token.kind == Kind::Word && !std::mem::take(&mut after_dot);
             body.changing |= keyword && CHANGING.contains(&word.as_str());
             body.changing |= keyword && plain_sql && word == "into";
+            body.changing |=
+                std::mem::replace(&mut after_comment, word == "comment") && word == "on";
             let number = words.number(&word);
             body.words.push(number);
             last = (token.kind != Kind::Operator).then_some(number);
@@ -155,6 +159,7 @@ mod tests {
         let source = "declare n int; begin -- insert nothing\n select count(*) into n from t \
                       where v = 'delete'; raise notice 'update %', n; return \"Lower\" (n); end";
         assert_eq!(read(source), (false, vec!["Lower".into(), "count".into()]));
+        assert!(!read("begin return rec.comment || rec.lock || comment from t; end").0);
         for changing in [
             "begin insert into t values (1); end",
             "begin execute 'drop table ' || $1; end",
@@ -162,6 +167,7 @@ mod tests {
             "begin perform 1 from t for key share; end",
             "begin set local work_mem = 1; end",
             "begin return 'open; end",
+            "begin comment on table t is 'x'; end",
         ] {
             assert!(read(changing).0, "{changing}");
         }

@@ -19,6 +19,8 @@ pub enum Hazard {
     SqlText,
     /// VOLATILE by the catalog, and not known to be harmless.
     VolatileFunction,
+    /// Says that it is not VOLATILE, and reaches what is: the planner, too, may run it.
+    UnderstatedFunction,
     /// An operator, cast or domain check whose function is a hazard.
     VolatileOperator,
     /// A system view that speaks of its node.

@@ -3,7 +3,7 @@
 //! Needs no privilege that PUBLIC does not have. Trees are read as they arrive and dropped, so
 //! that what is held stays small however many views there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
@@ -11,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Row};
 
 use super::body::{Body, Words};
+use super::custom;
 use super::node_tree::{Oid, References};
 use super::rows::{Function, Operator, Relation, Rows, Type};
 
@@ -58,10 +59,18 @@ select p.oid, p.proname, p.pronamespace, p.provolatile = 'v' and p.prokind <> 'a
   and d.objid = p.oid and d.deptype = 'e'), \
  p.pronargs, p.pronargdefaults, p.provariadic <> 0, \
  case when p.oid >= 16384 then p.proargtypes::oid[] end, p.proargdefaults::text, \
- case when p.oid >= 16384 and l.lanname in ('sql', 'plpgsql') and p.prosrc <> '' then p.prosrc end, \
+ case when p.oid >= 16384 and l.lanname in ('sql', 'plpgsql') then \
+  case when p.prosqlbody is null then p.prosrc else pg_get_function_sqlbody(p.oid) end end, \
  l.lanname = 'sql' \
 from pg_proc p join pg_language l on l.oid = p.prolang \
 where p.prokind <> 'p' and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)";
+
+/// The sources that may set custom settings: also of procedures and triggers, which run unnamed.
+const SETTING_SOURCES: &str = "\
+select source from pg_proc p cross join lateral \
+ (select case when p.prosqlbody is null then p.prosrc else pg_get_function_sqlbody(p.oid) end) as s (source) \
+where p.oid >= 16384 and (source ilike '%set\\_config%' \
+ or source ~* '\\mset\\s+(local\\s+|session\\s+)?(%|\"?[a-z_][a-z0-9_$]*\"?\\.)')";
 
 const AGGREGATES: &str = "\
 select aggfnoid::oid, array[aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, \
@@ -152,6 +161,7 @@ pub async fn rows(client: &Client) -> Result<Rows, Error> {
             Ok((role.map(String::into_boxed_str), row.try_get(1)?))
         })
         .await?,
+        custom_settings: custom_settings(client).await?,
         default_search_path: client.query_one(DEFAULT_PATH, &[]).await?.try_get(0)?,
         words: Words::default(),
     };
@@ -175,6 +185,16 @@ async fn collect<T>(
     }
     kept.shrink_to_fit();
     Ok(kept)
+}
+
+async fn custom_settings(client: &Client) -> Result<Vec<Box<str>>, Error> {
+    let mut names = BTreeSet::new();
+    collect(client, SETTING_SOURCES, |row| {
+        custom::add_names(row.try_get(0)?, &mut names);
+        Ok(())
+    })
+    .await?;
+    Ok(names.into_iter().collect())
 }
 
 fn name(row: &Row, column: usize) -> Result<Box<str>, Error> {

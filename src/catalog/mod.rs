@@ -7,6 +7,7 @@
 mod assemble;
 pub mod body;
 pub mod builtin;
+mod custom;
 pub mod hazard;
 mod load;
 pub mod node_tree;

@@ -39,6 +39,8 @@ pub struct Rows {
     pub checks: Vec<(Oid, References)>,
     /// Columns of user types: relation, type.
     pub columns: Vec<(Oid, Oid)>,
+    /// Names of custom settings in the sources of routines, lower case, sorted.
+    pub custom_settings: Vec<Box<str>>,
     /// `search_path` as the server's configuration has it.
     pub default_search_path: Option<String>,
     /// `search_path` by ALTER ROLE and ALTER DATABASE: role (none for all), value; those that hold

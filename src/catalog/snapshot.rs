@@ -59,6 +59,7 @@ pub struct Catalog {
     pub(super) unseen: Option<Hazard>,
     pub(super) default_search_path: Option<String>,
     pub(super) search_paths: Vec<(Option<Box<str>>, String)>,
+    pub(super) custom_settings: Vec<Box<str>>,
 }
 
 impl Catalog {
@@ -198,6 +199,13 @@ impl Catalog {
     #[must_use]
     pub const fn unseen(&self) -> Option<Hazard> {
         self.unseen
+    }
+
+    /// The custom settings (`app.tenant`) that routines of the database may set, as far as their
+    /// sources name them: lower case, sorted, at most a thousand.
+    #[must_use]
+    pub fn custom_settings(&self) -> &[Box<str>] {
+        &self.custom_settings
     }
 
     /// Functions and relations held, for logs and `explain`.

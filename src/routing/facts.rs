@@ -16,7 +16,7 @@ pub const fn reason_of(hazard: Hazard) -> Reason {
         Hazard::Notify => Reason::Notify,
         Hazard::LargeObject => Reason::LargeObject,
         Hazard::SqlText => Reason::SqlTextFunction,
-        Hazard::VolatileFunction => Reason::VolatileFunction,
+        Hazard::VolatileFunction | Hazard::UnderstatedFunction => Reason::VolatileFunction,
         Hazard::VolatileOperator => Reason::VolatileOperator,
         Hazard::NodeRelation => Reason::NodeRelation,
         Hazard::SequenceRelation => Reason::SequenceRelation,
@@ -152,7 +152,7 @@ fn read(statement: &Statement, asked: &Asked<'_>) -> Decision {
                 .or(catalog.unseen().map(reason_of))
         }
         None => names(statement)
-            .find_map(|(name, _)| by_lists(name, asked))
+            .find_map(|(name, _)| by_lists(name, statement, asked))
             .or(asked.catalog_needed.then_some(Reason::CatalogNotLoaded)),
     };
     if let Some(reason) = blocked {
@@ -204,7 +204,7 @@ pub fn findings<'a>(statement: &'a Statement, asked: &Asked<'_>) -> Vec<Finding<
         .map(|(kind, name)| {
             let reason = match known {
                 Some((catalog, path)) => by_catalog(kind, statement, asked, catalog, path),
-                None => by_lists(kind, asked),
+                None => by_lists(kind, statement, asked),
             };
             Finding { kind: kind.word(), schema: name.0, name: name.1, reason }
         })
@@ -274,6 +274,7 @@ fn by_catalog(
         Named::Relation(name) if is_temporary_schema(name) => {
             return Some(Reason::TemporaryRelation);
         }
+        // A relation that is not there is an error everywhere.
         Named::Relation(name) => catalog.relation(name, path),
         Named::Operator(name) | Named::BuiltinOperator(name) => {
             catalog.operator(name).map_or(Verdict::Safe, Verdict::Hazard)
@@ -288,13 +289,15 @@ fn by_catalog(
         Named::Identifier(name) => catalog.identifier(name).map_or(Verdict::Safe, Verdict::Hazard),
     };
     match verdict {
+        // The planner runs nothing that is VOLATILE.
+        Verdict::Hazard(Hazard::VolatileFunction) if statement.planned_only => None,
         Verdict::Hazard(hazard) => Some(reason_of(hazard)),
         Verdict::Safe | Verdict::Unknown => None,
     }
 }
 
 /// What speaks against a name by the built-in lists alone.
-fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
+fn by_lists(named: Named<'_>, statement: &Statement, asked: &Asked<'_>) -> Option<Reason> {
     match named {
         Named::Call(Call { name, arity }) => {
             if is_set_config(name) || asked.safe_functions.vouches_written(name) {
@@ -306,10 +309,15 @@ fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
             if is_current_setting(name) {
                 return Some(Reason::NodeSetting);
             }
-            let own = name.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+            let safe = match name.schema.as_deref() {
+                None | Some("pg_catalog") => builtin::is_safe_call_of(&name.name, *arity),
+                Some("information_schema") => name.name.starts_with("_pg_"),
+                Some(_) => false,
+            };
             match builtin::function_hazard(&name.name) {
                 Some(hazard) => Some(reason_of(hazard)),
-                None if own && builtin::is_safe_call_of(&name.name, *arity) => None,
+                // Somebody's own function: if it is VOLATILE, it is not run.
+                None if safe || statement.planned_only => None,
                 None => Some(Reason::UnknownFunction),
             }
         }
@@ -319,6 +327,7 @@ fn by_lists(named: Named<'_>, asked: &Asked<'_>) -> Option<Reason> {
             // SERIAL columns and most people name sequences so.
             None => name.name.ends_with("_seq").then_some(Reason::SequenceRelation),
         },
+        Named::Operator(_) if statement.planned_only => None,
         Named::Operator(_) => Some(Reason::UnknownOperator),
         Named::BuiltinOperator(_) => None,
         // Functions of one argument may be called in column notation.

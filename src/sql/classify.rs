@@ -36,6 +36,7 @@ pub fn unknown() -> Statement {
         non_ascii: false,
         shown: None,
         inner: None,
+        planned_only: false,
         understood: true,
     }
 }
@@ -175,18 +176,11 @@ fn query_in_parentheses(cursor: &mut Cursor<'_>, statement: &mut Statement) {
 /// EXPLAIN takes the class of what it explains: whether ANALYZE runs it or not.
 fn explain<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement, depth: u8) -> Tokens<'a> {
     cursor.at += 1;
-    let next = cursor.at + 1;
-    let options = cursor.tokens.kind(cursor.at) == Some(Kind::Open)
-        && cursor.tokens.kind(next) == Some(Kind::Word)
-        && !matches!(cursor.tokens.word(next), b"select" | b"values" | b"table" | b"with");
-    if options {
-        cursor.at = cursor.tokens.past_group(cursor.at);
-    } else {
-        if !cursor.eat("analyze") {
-            cursor.eat("analyse");
-        }
+    let analyze = explain_options(cursor).unwrap_or_else(|| {
+        let analyze = cursor.eat("analyze") || cursor.eat("analyse");
         cursor.eat("verbose");
-    }
+        analyze
+    });
     let rest = cursor.tokens.from(cursor.at);
     let inner = nested(rest, depth);
     let explained = match inner.class {
@@ -200,10 +194,47 @@ fn explain<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement, depth: u8) ->
     };
     statement.class = explained;
     statement.verb = "EXPLAIN";
+    statement.planned_only = !analyze;
     statement.understood = inner.understood && explained != Class::Unknown;
     statement.session = inner.session;
     statement.session.retain(|effect| !matches!(effect, SessionEffect::Declare { .. }));
     rest
+}
+
+/// `(option [value], ...)`; whether one of them may be ANALYZE that is not off. What is no such list
+/// may be a query in parentheses.
+fn explain_options(cursor: &mut Cursor<'_>) -> Option<bool> {
+    let tokens = cursor.tokens;
+    let mut at = cursor.at;
+    let mut analyze = false;
+    let query = |word: &[u8]| matches!(word, b"select" | b"values" | b"table" | b"with");
+    if tokens.kind(at) != Some(Kind::Open) || query(tokens.word(at + 1)) {
+        return None;
+    }
+    loop {
+        let option = at + 1;
+        if !tokens.is_name(option) {
+            return None;
+        }
+        at = option + 1;
+        // A sign before a number; no option takes one, all take the same values.
+        at += usize::from(tokens.kind(at) == Some(Kind::Operator));
+        let off = matches!(tokens.word(at), b"off" | b"false");
+        let value = matches!(tokens.kind(at), Some(Kind::Number | Kind::String));
+        at += usize::from(value || tokens.is_name(at));
+        if matches!(&*tokens.name(option)?, "analyze" | "analyse") {
+            // The last one holds.
+            analyze = !off;
+        }
+        match tokens.kind(at)? {
+            Kind::Comma => {}
+            Kind::Close => {
+                cursor.at = at + 1;
+                return Some(analyze);
+            }
+            _ => return None,
+        }
+    }
 }
 
 /// COPY in every form: a table or a query, in or out, to the client or to a file or program.
@@ -279,12 +310,16 @@ fn declare<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement, depth: u8) ->
     statement.class = Class::Cursor;
     statement.verb = "DECLARE CURSOR";
     statement.understood = cursor.name().is_some();
-    let mut hold = false;
-    while !cursor.is_done() && !cursor.eat("for") {
-        hold |= cursor.tokens.word(cursor.at) == b"with"
-            && cursor.tokens.word(cursor.at + 1) == b"hold";
-        cursor.at += 1;
+    while cursor.eat_all(&["no", "scroll"])
+        || ["binary", "insensitive", "asensitive", "scroll"].iter().any(|word| cursor.eat(word))
+    {
     }
+    statement.understood &= cursor.eat("cursor");
+    let hold = cursor.eat_all(&["with", "hold"]);
+    if !hold {
+        cursor.eat_all(&["without", "hold"]);
+    }
+    statement.understood &= cursor.eat("for");
     let rest = cursor.tokens.from(cursor.at);
     let query = nested(rest, depth);
     statement.session.push(SessionEffect::Declare { hold });

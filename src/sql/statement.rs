@@ -104,6 +104,8 @@ pub struct Statement {
     /// PREPARE and DECLARE: the facts of the statement prepared or of the cursor's query. An
     /// EXECUTE is routed by the inner facts of its PREPARE, and does to the session what they say.
     pub inner: Option<Box<Statement>>,
+    /// EXPLAIN without ANALYZE: planned, and not run. What VOLATILE functions do is not done.
+    pub planned_only: bool,
     /// Whether the scanner understood every token and (within its bounds) the parser agreed or was
     /// not needed. A statement that was not understood is never a read: its class is then
     /// `Unknown`, unless it is one that never goes to a replica.
