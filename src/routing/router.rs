@@ -53,6 +53,10 @@ pub struct SessionView<'a> {
     pub temp_names_possible: bool,
 }
 
+/// Everything that a decision depends on besides the script, as one number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Circumstances(u64);
+
 impl Router {
     /// Compiles `[routing]`; `shape_of` gives the shape of a rule's example statement.
     #[must_use]
@@ -74,12 +78,23 @@ impl Router {
     /// hash and a look-up.
     #[must_use]
     pub fn decide(&self, script: &Script, view: &SessionView<'_>) -> Decision {
+        self.decide_under(self.circumstances(view), script, view)
+    }
+
+    /// The same for a caller that keeps the [`circumstances`](Self::circumstances) of its view.
+    #[must_use]
+    pub fn decide_under(
+        &self,
+        circumstances: Circumstances,
+        script: &Script,
+        view: &SessionView<'_>,
+    ) -> Decision {
         let asked = self.asked(view);
         // Hints are not part of the shape.
         if script.hints != Hints::default() {
             return decide(script, &asked);
         }
-        let key = (script.shape, self.circumstances(view));
+        let key = (script.shape, circumstances.0);
         if let Some(decision) = self.decisions.get(&key) {
             return decision;
         }
@@ -128,9 +143,12 @@ impl Router {
         &self.learned
     }
 
-    fn circumstances(&self, view: &SessionView<'_>) -> u64 {
+    /// What a decision depends on besides the shape. They hold until something of the view changes,
+    /// the catalog's version, or the version of the learned shapes.
+    #[must_use]
+    pub fn circumstances(&self, view: &SessionView<'_>) -> Circumstances {
         let application = if self.rules.by_application { view.application_name } else { "" };
-        self.hasher.hash_one((
+        Circumstances(self.hasher.hash_one((
             view.catalog.map_or(0, Catalog::version),
             self.learned.version(),
             view.database,
@@ -141,6 +159,6 @@ impl Router {
             view.default_isolation_serializable,
             view.names_are_utf8,
             view.temp_names_possible,
-        ))
+        )))
     }
 }

@@ -4,6 +4,8 @@
 //! Every message that is written is noted with [`Responses::expect`], in order, so that the answers
 //! find their way. Causeway's own messages are noted as such and the client never sees them.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
@@ -14,6 +16,7 @@ use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
 use crate::server::ServerConn;
+use crate::sql::Script;
 use crate::sql::statement::SessionEffect;
 
 const PARSE_COMPLETE: &[u8] = &[b'1', 0, 0, 0, 4];
@@ -102,6 +105,14 @@ impl Machine {
         for frame in &request.frames {
             self.compose_frame(*frame, buffer, server, judge);
         }
+        // Their places mean nothing in what is read later.
+        self.judged.clear();
+    }
+
+    /// The facts of a text, as they were looked up when the request was judged.
+    fn script_of(&self, frame: Frame, text: &[u8], judge: &impl Judge) -> Arc<Script> {
+        let judged = self.judged.iter().find(|(start, _)| *start == frame.start);
+        judged.map_or_else(|| judge.script(text, self.lexis), |(_, script)| script.clone())
     }
 
     /// Writes one frame of the client's. It must be whole.
@@ -115,7 +126,7 @@ impl Machine {
         let bytes = frame.bytes(buffer);
         let body = frame.body(buffer);
         let sent = match frame.kind {
-            b'P' => return self.compose_parse(bytes, body, server, judge),
+            b'P' => return self.compose_parse(frame, buffer, server, judge),
             b'B' => return self.compose_bind(bytes, body, server, judge),
             b'D' => return self.compose_describe(bytes, body, server),
             b'C' => return self.compose_close(bytes, body, server),
@@ -204,15 +215,16 @@ impl Machine {
 
     fn compose_parse(
         &mut self,
-        bytes: &[u8],
-        body: &[u8],
+        frame: Frame,
+        buffer: &[u8],
         server: &mut ServerConn,
         judge: &impl Judge,
     ) {
-        let Some((name, text, types)) = parse_fields(body) else {
+        let bytes = frame.bytes(buffer);
+        let Some((name, text, types)) = parse_fields(frame.body(buffer)) else {
             return pass(bytes, Sent::Parse, server);
         };
-        let script = judge.script(text, self.lexis);
+        let script = self.script_of(frame, text, judge);
         let meaning = self.settings.current().meaning();
         if name.is_empty() {
             self.statements.unnamed.set(text, types, meaning, script);
@@ -464,7 +476,8 @@ impl Machine {
         judge: &impl Judge,
     ) {
         let body = frame.body(buffer);
-        let script = judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis);
+        let text = body.strip_suffix(b"\0").unwrap_or(body);
+        let script = self.script_of(frame, text, judge);
         if !changes(&script) {
             return;
         }

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::config::settings::TimeLimits;
 use crate::pool::Account;
 use crate::routing::Decision;
-use crate::routing::router::SessionView;
+use crate::routing::router::{Circumstances, SessionView};
 use crate::server::Laid;
 use crate::sql::Script;
 use crate::sql::statement::Lexis;
@@ -31,6 +31,10 @@ pub struct Eyes {
     pub times: TimeLimits,
     /// Whether anything limits its times.
     pub timed: bool,
+    /// What the view above comes to, and the versions of the catalog and of the learned shapes that
+    /// it was reckoned with.
+    circumstances: Circumstances,
+    versions: (u64, u64),
 }
 
 impl Eyes {
@@ -39,7 +43,9 @@ impl Eyes {
     pub fn new(shared: Arc<Shared>, account: Arc<Account>, laid: &Laid) -> Self {
         let rules = shared.rules.load_full();
         let times = Shared::times(&rules.settings, &account.user);
-        Self {
+        let mut eyes = Self {
+            circumstances: Circumstances::default(),
+            versions: (0, 0),
             timed: is_timed(&rules, times),
             times,
             rules,
@@ -49,23 +55,42 @@ impl Eyes {
             seen: laid.clone(),
             options: Options::of(laid),
             names_are_utf8: true,
-        }
+        };
+        eyes.reckon();
+        eyes
     }
 
     /// Looks again: at the rules, the catalog, and the session's settings.
     pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) {
+        let mut changed = names_are_utf8 != self.names_are_utf8;
+        self.names_are_utf8 = names_are_utf8;
         let rules = self.shared.rules.load();
         if !Arc::ptr_eq(&rules, &self.rules) {
             self.times = Shared::times(&rules.settings, &self.account.user);
             self.timed = is_timed(&rules, self.times);
             self.rules = rules.clone();
+            changed = true;
         }
+        drop(rules);
         self.catalog = self.shared.catalogs.get(&self.account.database);
-        self.names_are_utf8 = names_are_utf8;
         if *laid != self.seen {
             self.seen = laid.clone();
             self.options = Options::of(laid);
+            changed = true;
         }
+        if changed || self.versions != self.versions_now() {
+            self.reckon();
+        }
+    }
+
+    fn versions_now(&self) -> (u64, u64) {
+        let catalog = self.catalog.as_deref().map_or(0, Catalog::version);
+        (catalog, self.rules.router.learned().version())
+    }
+
+    fn reckon(&mut self) {
+        self.versions = self.versions_now();
+        self.circumstances = self.rules.router.circumstances(&self.view());
     }
 }
 
@@ -103,6 +128,6 @@ impl Judge for Eyes {
     }
 
     fn decide(&self, script: &Arc<Script>) -> Decision {
-        self.rules.router.decide(script, &self.view())
+        self.rules.router.decide_under(self.circumstances, script, &self.view())
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 
 use super::audit::Suspicion;
 use super::judge::Judge;
@@ -125,6 +126,8 @@ pub struct Machine {
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
     /// The facts and the text of the simple query under way.
     pub(super) running: Option<(Arc<Script>, Bytes)>,
+    /// Texts of the request that were looked up when it was judged, by where their frames begin.
+    pub(super) judged: SmallVec<[(usize, Arc<Script>); 1]>,
     /// What is answered without a server.
     pub reply: BytesMut,
     pub(super) lexis: Lexis,
@@ -160,6 +163,7 @@ impl Machine {
             portals: Vec::new(),
             pending: FxHashMap::default(),
             running: None,
+            judged: SmallVec::new(),
             reply: BytesMut::new(),
             lexis: Lexis::default(),
             ascii_safe: true,
@@ -242,6 +246,7 @@ impl Machine {
     ) -> Step {
         self.reply.clear();
         self.running = None;
+        self.judged.clear();
         self.reads_sequence = false;
         match request.end {
             End::Terminate => return Step::Terminate,
@@ -317,6 +322,7 @@ impl Machine {
             (None, _) => judge.decide(&script),
         };
         self.note_calls(&script, judge);
+        self.judged.push((0, script.clone()));
         self.reads_sequence = reads_sequence(&script);
         if changes(&script) || script.statements.len() > 1 || !self.ascii_safe {
             self.running = Some((script, Bytes::copy_from_slice(text)));
@@ -431,7 +437,11 @@ impl Machine {
             let body = frame.body(buffer);
             let script = match frame.kind {
                 b'P' => match parse_fields(body) {
-                    Some((_, text, _)) => judge.script(text, self.lexis),
+                    Some((_, text, _)) => {
+                        let script = judge.script(text, self.lexis);
+                        self.judged.push((frame.start, script.clone()));
+                        script
+                    }
                     None => return Decision::primary(Reason::NotUnderstood),
                 },
                 b'B' | b'D' => {

@@ -5,6 +5,7 @@
 //! be given the facts of another. Bounded in entries and in bytes; a text too long to be worth an
 //! entry is analysed each time and evicts nothing.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use quick_cache::Weighter;
@@ -19,6 +20,11 @@ use super::statement::{Lexis, Script};
 const MAX_KEY: usize = 32 * 1024;
 /// A key of this many bytes weighs as much as one entry.
 const BYTES_PER_ENTRY: usize = 1024;
+
+thread_local! {
+    /// What a normal form is written into: a look-up that finds its shape allocates nothing.
+    static NORMAL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Remembers the facts of query strings by their shape. Shared by all sessions of the process.
 #[derive(Debug)]
@@ -50,16 +56,24 @@ impl ScriptCache {
     /// once may both read it.
     #[must_use]
     pub fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
-        let mut key = Vec::with_capacity(text.len().min(1 << 16) + 16);
-        let hints = shape::normalise(text, lexis, &mut key);
+        NORMAL.with_borrow_mut(|key| {
+            let script = self.look_up(text, lexis, key);
+            key.clear();
+            key.shrink_to(MAX_KEY);
+            script
+        })
+    }
+
+    fn look_up(&self, text: &[u8], lexis: Lexis, key: &mut Vec<u8>) -> Arc<Script> {
+        let hints = shape::normalise(text, lexis, key);
         let normal = key.len();
-        hint::write_key(&hints, &mut key);
+        hint::write_key(&hints, key);
         if let Some(script) = self.scripts.get(key.as_slice()) {
             return script;
         }
         let script = Arc::new(from_normal(&key[..normal], hints));
         if key.len() <= MAX_KEY {
-            self.scripts.insert(key.into(), Arc::clone(&script));
+            self.scripts.insert(key.as_slice().into(), Arc::clone(&script));
         }
         script
     }

@@ -43,6 +43,7 @@ const LINE: usize = 16;
 #[derive(Debug)]
 struct Shards {
     lines_each: usize,
+    workers: usize,
     lines: Box<[Line]>,
 }
 
@@ -50,11 +51,12 @@ impl Shards {
     fn new(shards: usize, width: usize) -> Self {
         let lines_each = width.div_ceil(LINE);
         let line = |_| Line(std::array::from_fn(|_| AtomicU64::new(0)));
-        Self { lines_each, lines: (0..lines_each * shards).map(line).collect() }
+        Self { lines_each, workers: shards, lines: (0..lines_each * shards).map(line).collect() }
     }
 
     fn add(&self, index: usize, n: u64) {
-        let shard = WORKER.get() % (self.lines.len() / self.lines_each);
+        let worker = WORKER.get();
+        let shard = if worker < self.workers { worker } else { 0 };
         let line = &self.lines[shard * self.lines_each + index / LINE];
         line.0[index % LINE].fetch_add(n, Relaxed);
     }
