@@ -1,7 +1,9 @@
 //! The servers of one user and database at one node.
 //!
 //! Invariants: `places` counts the servers that exist or are being opened, idle ones included, and
-//! never exceeds `size`; while anybody waits, nothing is idle; who waits longest is served first.
+//! never exceeds `size`; while anybody waits, nothing is idle; who waits longest is served first,
+//! except that a server which comes back may go to its own worker's first in line, past at most
+//! `size` others: to move it to another worker costs more than a query does.
 //! The lock is held for a few instructions and never across an await.
 
 use std::collections::VecDeque;
@@ -16,6 +18,9 @@ use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::server::connect::{self, ConnectError, ServerLogin};
 use crate::server::{Identity, ServerConn};
+
+/// A server that has been idle for so long is not missed by the worker that it is registered with.
+const UNUSED: Duration = Duration::from_millis(100);
 
 /// What bounds a pool.
 #[derive(Debug, Clone, Copy)]
@@ -53,12 +58,20 @@ enum Grant {
     Place(Place),
 }
 
+/// One who waits, with the number that it drew when it began to.
+struct Waiter {
+    number: u64,
+    grant: oneshot::Sender<Grant>,
+}
+
 struct State {
     #[allow(clippy::vec_box, reason = "a server moves between list and lease without a copy")]
     /// Idle servers by the worker they are registered with, the most recently used last.
     idle: Vec<Vec<Box<ServerConn>>>,
     places: usize,
-    waiting: VecDeque<oneshot::Sender<Grant>>,
+    /// Who waits, by worker.
+    waiting: Vec<VecDeque<Waiter>>,
+    last_number: u64,
     bounds: Bounds,
 }
 
@@ -101,10 +114,23 @@ impl Pool {
         let state = State {
             idle: (0..workers).map(|_| Vec::new()).collect(),
             places: 0,
-            waiting: VecDeque::new(),
+            waiting: (0..workers).map(|_| VecDeque::new()).collect(),
+            last_number: 0,
             bounds,
         };
         Self { node, address, login, state: Mutex::new(state) }
+    }
+
+    /// An idle server that is registered with `worker`, if there is one. What [`lease`](Self::lease)
+    /// begins with, for those who would have to prepare for waiting.
+    pub fn lease_own(self: &Arc<Self>, worker: usize, epoch: u64) -> Option<Lease> {
+        loop {
+            let server = self.state.lock().idle[worker].pop()?;
+            let lease = Lease::new(server, Place::new(self.clone()));
+            if lease.epoch == epoch && lease.is_alive() {
+                return Some(lease);
+            }
+        }
     }
 
     /// A server for the session that runs on `worker`: an idle one, a new one while there is room,
@@ -116,6 +142,9 @@ impl Pool {
     /// # Cancel safety
     /// Safe: a place in the queue is given up, a server that was granted meanwhile is passed on.
     pub async fn lease(self: &Arc<Self>, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
+        if let Some(lease) = self.lease_own(worker, epoch) {
+            return Ok(lease);
+        }
         let waiting = match self.try_take(worker, epoch) {
             Taken::Lease(lease) => return Ok(lease),
             Taken::Place(place) => return self.open(place, worker, epoch).await,
@@ -141,17 +170,14 @@ impl Pool {
         loop {
             let found = {
                 let mut state = self.state.lock();
-                match state.pop_idle(worker) {
+                let room = state.places < state.bounds.size;
+                match state.borrow(room) {
                     Some(server) => server,
-                    None if state.places < state.bounds.size => {
+                    None if room => {
                         state.places += 1;
                         return Taken::Place(Place::new(self.clone()));
                     }
-                    None => {
-                        let (grant, granted) = oneshot::channel();
-                        state.waiting.push_back(grant);
-                        return Taken::Queue(granted);
-                    }
+                    None => return Taken::Queue(state.queue(worker)),
                 }
             };
             let mut lease = Lease::new(found, Place::new(self.clone()));
@@ -190,9 +216,9 @@ impl Pool {
             drop(server);
             return self.free_place();
         }
-        while let Some(waiting) = state.waiting.pop_front() {
+        while let Some(waiter) = state.next_waiter(server.home) {
             let lease = Lease::new(server, Place::new(self.clone()));
-            match waiting.send(Grant::Server(lease)) {
+            match waiter.grant.send(Grant::Server(lease)) {
                 Ok(()) => return,
                 Err(Grant::Server(lease)) => server = lease.take_back(),
                 Err(Grant::Place(_)) => unreachable!("a server was granted"),
@@ -209,8 +235,8 @@ impl Pool {
             state.places -= 1;
             return;
         }
-        while let Some(waiting) = state.waiting.pop_front() {
-            match waiting.send(Grant::Place(Place::new(self.clone()))) {
+        while let Some(waiter) = state.longest_waiting() {
+            match waiter.grant.send(Grant::Place(Place::new(self.clone()))) {
                 Ok(()) => return,
                 Err(Grant::Place(place)) => drop(place.keep()),
                 Err(Grant::Server(_)) => unreachable!("a place was granted"),
@@ -244,7 +270,8 @@ impl Pool {
     pub fn counts(&self) -> Counts {
         let state = self.state.lock();
         let idle = state.idle.iter().map(Vec::len).sum();
-        let waiting = state.waiting.iter().filter(|waiting| !waiting.is_closed()).count();
+        let waiting = state.waiting.iter().flatten();
+        let waiting = waiting.filter(|waiter| !waiter.grant.is_closed()).count();
         Counts { in_use: state.places - idle, idle, waiting }
     }
 
@@ -267,13 +294,41 @@ impl Pool {
 }
 
 impl State {
-    /// The worker's own most recently used server, else another worker's least recently used one.
-    fn pop_idle(&mut self, worker: usize) -> Option<Box<ServerConn>> {
-        if let Some(server) = self.idle[worker].pop() {
-            return Some(server);
-        }
+    /// The least recently used server of the worker that has the most idle: it is needed there least.
+    /// While there is `room` to open one more, a server that was in use a moment ago stays where it
+    /// is, lest two workers take it from each other again and again.
+    fn borrow(&mut self, room: bool) -> Option<Box<ServerConn>> {
         let fullest = self.idle.iter_mut().max_by_key(|idle| idle.len())?;
-        (!fullest.is_empty()).then(|| fullest.remove(0))
+        let unused = fullest.first().is_some_and(|server| server.idle_since.elapsed() > UNUSED);
+        (unused || !room && !fullest.is_empty()).then(|| fullest.remove(0))
+    }
+
+    fn queue(&mut self, worker: usize) -> oneshot::Receiver<Grant> {
+        let (grant, granted) = oneshot::channel();
+        self.last_number += 1;
+        self.waiting[worker].push_back(Waiter { number: self.last_number, grant });
+        granted
+    }
+
+    /// Who gets a server that is registered with `home`.
+    fn next_waiter(&mut self, home: usize) -> Option<Waiter> {
+        let (first, number) = self.first_in_line()?;
+        let overtakes = self.bounds.size as u64;
+        let own = self.waiting[home].front();
+        let near = own.is_some_and(|waiter| waiter.number <= number + overtakes);
+        self.waiting[if near { home } else { first }].pop_front()
+    }
+
+    fn longest_waiting(&mut self) -> Option<Waiter> {
+        let (worker, _) = self.first_in_line()?;
+        self.waiting[worker].pop_front()
+    }
+
+    /// The worker on which somebody waits longest, and the number that was drawn.
+    fn first_in_line(&self) -> Option<(usize, u64)> {
+        let fronts = self.waiting.iter().enumerate();
+        let numbers = fronts.filter_map(|(worker, line)| Some((worker, line.front()?.number)));
+        numbers.min_by_key(|(_, number)| *number)
     }
 }
 
@@ -336,7 +391,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_clean_server_comes_back_and_a_dropped_one_is_closed() {
-        let pool = pool(2);
+        let pool = pool(1);
         let (lease, _far) = lend(&pool, 7);
         lease.give_back(1);
         assert_eq!(pool.counts(), Counts { in_use: 0, idle: 1, waiting: 0 });
@@ -387,6 +442,29 @@ mod tests {
         assert!(matches!(late, Err(LeaseError::Busy { size: 1, .. })));
         drop(lease);
         assert_eq!(pool.counts(), Counts::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_stays_with_its_worker_until_others_have_waited_too_long() {
+        let pool = pool(2);
+        let (lease, _far) = lend(&pool, 1);
+        let (_other, _far) = lend(&pool, 2);
+        let mut waiting = Vec::new();
+        for worker in [1, 0, 0, 0, 0] {
+            let pool = pool.clone();
+            waiting.push(tokio::spawn(async move { pool.lease(worker, 1).await }));
+            tokio::task::yield_now().await;
+        }
+        // Two of its own worker go first, then who came before them all.
+        let mut lease = Some(lease);
+        for served in [1, 2, 0, 3, 4] {
+            lease.take().unwrap().give_back(1);
+            lease = Some((&mut waiting[served]).await.unwrap().unwrap());
+            let others = waiting.iter().filter(|waiting| !waiting.is_finished()).count();
+            assert_eq!(pool.counts().waiting, others);
+            // Wherever it was moved to, it comes back here.
+            lease.as_mut().unwrap().rehome(0).unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

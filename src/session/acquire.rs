@@ -76,8 +76,7 @@ impl Session {
     }
 
     fn count_served(&self, node: NodeId, on_replica: bool) {
-        let of_node = self.shared.metrics.node(node, &self.shared.cluster.topology());
-        if on_replica { of_node.reads.inc() } else { of_node.writes.inc() }
+        self.shared.metrics.served(node, on_replica, || self.shared.cluster.topology());
     }
 
     /// The node for a decision, and whether it serves as a replica. `None`: no primary is known.
@@ -86,7 +85,7 @@ impl Session {
         decision: &mut Decision,
         failed: &[NodeId],
     ) -> Result<Option<(NodeId, bool)>, Failure> {
-        let topology = self.shared.cluster.topology();
+        let topology = self.shared.cluster.load();
         let rules = &self.eyes.rules;
         let level = decision
             .consistency
@@ -120,10 +119,13 @@ impl Session {
 
     /// A server of one node. [`Failure::NoPrimary`] stands for a node that was not reached.
     async fn lease_from(&self, node: NodeId) -> Result<Lease, Failure> {
-        let topology = self.shared.cluster.topology();
-        let epoch = topology.node(node).epoch;
-        let pool = self.account.pool(node, &topology);
-        drop(topology);
+        let (epoch, pool) = {
+            let topology = self.shared.cluster.load();
+            (topology.node(node).epoch, self.account.pool(node, &topology))
+        };
+        if let Some(lease) = pool.lease_own(self.worker, epoch) {
+            return Ok(lease);
+        }
         self.entry.slot.waits();
         let leased = tokio::select! {
             biased;

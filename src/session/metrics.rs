@@ -1,5 +1,7 @@
 //! What sessions count.
 
+use std::sync::Arc;
+
 use parking_lot::RwLock;
 
 use super::deadlines::Overdue;
@@ -10,12 +12,12 @@ use crate::telemetry::Registry;
 use crate::telemetry::metrics::{Counter, Family, Gauge, Histogram};
 
 /// The counters of one node.
-#[derive(Debug, Clone)]
-pub struct OfNode {
+#[derive(Debug)]
+struct OfNode {
     /// Requests that it served as a replica.
-    pub reads: Counter,
+    reads: Counter,
     /// Requests that it served as the primary.
-    pub writes: Counter,
+    writes: Counter,
 }
 
 /// What sessions count. Labels are looked up when a node is first met, never per request.
@@ -97,21 +99,19 @@ impl Metrics {
         }
     }
 
-    /// The counters of a node.
-    pub fn node(&self, id: NodeId, topology: &Topology) -> OfNode {
-        let number = usize::from(id.0);
-        if let Some(node) = self.nodes.read().get(number) {
-            return node.clone();
+    /// Counts a request that a node serves. `topology` is asked for when the node is first met.
+    pub fn served(&self, by: NodeId, as_replica: bool, topology: impl Fn() -> Arc<Topology>) {
+        let number = usize::from(by.0);
+        loop {
+            if let Some(node) = self.nodes.read().get(number) {
+                return if as_replica { node.reads.inc() } else { node.writes.inc() };
+            }
+            let mut nodes = self.nodes.write();
+            for node in topology().nodes.iter().skip(nodes.len()) {
+                let name: &[&str] = &[&node.name];
+                nodes.push(OfNode { reads: self.reads.with(name), writes: self.writes.with(name) });
+            }
         }
-        let mut nodes = self.nodes.write();
-        while nodes.len() <= number {
-            let name = &topology.nodes[nodes.len()].name;
-            nodes.push(OfNode {
-                reads: self.reads.with(&[name]),
-                writes: self.writes.with(&[name]),
-            });
-        }
-        nodes[number].clone()
     }
 
     /// Counts a request under the reason of its route.
