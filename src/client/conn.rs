@@ -1,18 +1,26 @@
 //! A client's connection after its login: where requests begin and end.
 //!
-//! Holds a read buffer only while there is something in it.
+//! Reads into a buffer of its thread's and keeps what came: a client that is silent has no buffer.
 
+use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 
 use crate::net::Stream;
 use crate::protocol::frame::{self, FrameError};
 use crate::protocol::request::{Indexer, Limits, Request};
 
 /// How much is read at once from a client.
-pub const READ_CHUNK: usize = 8 << 10;
+const READ_CHUNK: usize = 8 << 10;
+
+thread_local! {
+    /// What a read is made into, whosever it is.
+    static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
+}
 
 /// Why there is no further request.
 #[derive(Debug, thiserror::Error)]
@@ -88,32 +96,31 @@ impl ClientConn {
         self.drop_left -= here;
     }
 
-    /// Waits until there is something to read, without a buffer while none is needed.
-    ///
-    /// # Errors
-    /// If the socket is broken.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn readable(&mut self) -> io::Result<()> {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        self.stream.readable().await
-    }
-
-    /// Reads what is there.
+    /// Reads what is there; it is then at the end of `input`. No buffer is held while nothing is.
     ///
     /// # Errors
     /// If the socket is broken or the client closed it.
-    ///
-    /// # Cancel safety
-    /// Safe: what was read is in the buffer.
-    pub async fn read(&mut self) -> io::Result<()> {
-        self.input.reserve(READ_CHUNK);
-        match self.stream.read_buf(&mut self.input).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        CHUNK.with_borrow_mut(|chunk| {
+            let mut chunk = ReadBuf::new(chunk);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut chunk))?;
+            match chunk.filled() {
+                [] => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                read => {
+                    self.input.extend_from_slice(read);
+                    Poll::Ready(Ok(()))
+                }
+            }
+        })
+    }
+
+    /// Gives up what the buffers of the last request have left.
+    pub fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
         }
     }
 

@@ -38,8 +38,7 @@ impl Stream {
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
-            // Tokio has no such poll for Unix sockets; the read that follows tells.
-            Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
         }
     }
 

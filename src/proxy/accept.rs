@@ -1,21 +1,19 @@
-//! Accepting clients and handing each to the worker that has the fewest.
+//! Accepting clients and handing them to the workers.
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::worker::Worker;
+use super::crew::Crew;
 use crate::net::Listener;
 
 /// Accepts until `stop` is cancelled; the socket is closed then.
-pub async fn accept(listener: Listener, workers: Arc<Vec<Worker>>, stop: CancellationToken) {
+pub async fn accept(listener: Listener, crew: Arc<Crew>, stop: CancellationToken) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        if let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) {
-            worker.hand_over(stream, peer);
-        }
+        crew.accept(stream, peer);
     }
 }

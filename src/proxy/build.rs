@@ -13,8 +13,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
+use super::crew::Crew;
 use super::reload::{self, reload};
-use super::worker::Worker;
+use super::worker;
 use crate::auth::credentials::CredentialsError;
 use crate::catalog::{Catalogs, Source};
 use crate::cluster::Cluster;
@@ -93,20 +94,20 @@ impl Proxy {
         };
         let clients = Arc::new(AtomicUsize::new(0));
         let count = shared.rules.load().settings.proxy.workers;
+        let (crew, handed) = Crew::new(count);
         let mut workers = Vec::with_capacity(count);
-        let mut threads = Vec::with_capacity(count);
-        for number in 0..count {
-            let (worker, thread) =
-                Worker::start(number, shared.clone(), clients.clone(), drain.clone(), halt.clone())
-                    .map_err(StartError::Thread)?;
-            workers.push(worker);
-            threads.push(thread);
+        for (number, handed) in handed.into_iter().enumerate() {
+            let (crew, shared, clients) = (crew.clone(), shared.clone(), clients.clone());
+            let (drain, halt) = (drain.clone(), halt.clone());
+            let thread = worker::start(number, crew, handed, shared, clients, drain, halt)
+                .map_err(StartError::Thread)?;
+            workers.push(thread);
         }
         let control_runtime = runtime.handle().clone();
         let control = Control {
             shared: shared.clone(),
             registry,
-            workers: Arc::new(workers),
+            crew,
             drain: drain.clone(),
             halt: halt.clone(),
         };
@@ -122,7 +123,7 @@ impl Proxy {
             halt,
             control: Some(control),
             control_runtime,
-            workers: threads,
+            workers,
         })
     }
 
@@ -285,7 +286,7 @@ fn observe_pools(registry: &telemetry::Registry, pools: &Arc<Pools>, cluster: &A
 struct Control {
     shared: Arc<Shared>,
     registry: telemetry::Registry,
-    workers: Arc<Vec<Worker>>,
+    crew: Arc<Crew>,
     drain: CancellationToken,
     halt: CancellationToken,
 }
@@ -296,13 +297,12 @@ impl Control {
             match one.listen() {
                 Ok(listener) => {
                     let stop = self.drain.clone();
-                    tokio::spawn(accept(listener, self.workers.clone(), stop));
+                    tokio::spawn(accept(listener, self.crew.clone(), stop));
                 }
                 Err(error) => tracing::error!(%error, "cannot listen"),
             }
         }
-        // Only the acceptors hold the workers' desks from here on.
-        drop(self.workers);
+        tokio::spawn(self.crew.keep_even(self.drain.clone()));
         if let Some(listener) = http {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {

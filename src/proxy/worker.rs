@@ -1,4 +1,7 @@
 //! A worker: one thread, one current-thread runtime, the clients that it was handed.
+//!
+//! Owns a client's life from its connection to its end or its move to another worker; which worker
+//! has whom is the crew's to say.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,75 +12,51 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::crew::{Crew, Handed};
 use crate::client::{self, Entered, Entrance, HandshakeError};
 use crate::net::{PeerAddr, Stream};
 use crate::protocol::ErrorReport;
+use crate::session::driver::Left;
 use crate::session::failure::SessionEnd;
 use crate::session::{Session, Shared};
 use crate::telemetry::metrics;
 
-/// A worker, as the acceptor sees it.
-#[derive(Debug)]
-pub struct Worker {
-    hand_over: mpsc::UnboundedSender<(Stream, PeerAddr)>,
-    /// Connections that it has and that are on their way to it.
-    load: Arc<AtomicUsize>,
-}
-
-impl Worker {
-    /// Starts the thread. It ends when `drain` is cancelled and its clients are gone, or when
-    /// `halt` is cancelled.
-    ///
-    /// # Errors
-    /// If the operating system gives no thread or no reactor.
-    pub fn start(
-        number: usize,
-        shared: Arc<Shared>,
-        clients: Arc<AtomicUsize>,
-        drain: CancellationToken,
-        halt: CancellationToken,
-    ) -> std::io::Result<(Self, thread::JoinHandle<()>)> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (hand_over, handed) = mpsc::unbounded_channel();
-        let load = Arc::new(AtomicUsize::new(0));
-        let desk = Desk { number, shared, clients, load: load.clone(), drain, halt };
-        let thread =
-            thread::Builder::new().name(format!("causeway-{number}")).spawn(move || {
-                metrics::set_worker(number + 1);
-                runtime.block_on(serve(desk, handed));
-            })?;
-        Ok((Self { hand_over, load }, thread))
-    }
-
-    /// How many connections it has.
-    #[must_use]
-    pub fn load(&self) -> usize {
-        self.load.load(Ordering::Relaxed)
-    }
-
-    /// Hands a connection over.
-    pub fn hand_over(&self, stream: Stream, peer: PeerAddr) {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        // A worker that has ended is shutting down: the connection is closed with what was sent.
-        let _ = self.hand_over.send((stream, peer));
-    }
+/// Starts a worker's thread. It ends when `drain` is cancelled and its clients are gone, or when
+/// `halt` is cancelled.
+///
+/// # Errors
+/// If the operating system gives no thread or no reactor.
+pub fn start(
+    number: usize,
+    crew: Arc<Crew>,
+    handed: mpsc::UnboundedReceiver<Handed>,
+    shared: Arc<Shared>,
+    clients: Arc<AtomicUsize>,
+    drain: CancellationToken,
+    halt: CancellationToken,
+) -> std::io::Result<thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let desk = Desk { number, crew, shared, clients, drain, halt };
+    thread::Builder::new().name(format!("causeway-{number}")).spawn(move || {
+        metrics::set_worker(number + 1);
+        desk.crew.report(number);
+        runtime.block_on(serve(desk, handed));
+    })
 }
 
 /// What a worker knows.
 #[derive(Clone)]
 struct Desk {
     number: usize,
+    crew: Arc<Crew>,
     shared: Arc<Shared>,
     clients: Arc<AtomicUsize>,
-    load: Arc<AtomicUsize>,
     drain: CancellationToken,
     halt: CancellationToken,
 }
 
-async fn serve(desk: Desk, mut handed: mpsc::UnboundedReceiver<(Stream, PeerAddr)>) {
+async fn serve(desk: Desk, mut handed: mpsc::UnboundedReceiver<Handed>) {
     let clients = TaskTracker::new();
-    // A token of its own, so that waiting sessions of two workers share no lock.
-    let drain = desk.drain.child_token();
     let clock = tokio::spawn({
         let desk = desk.clone();
         async move { desk.shared.clocks.of(desk.number).run(&desk.shared.metrics).await }
@@ -86,13 +65,17 @@ async fn serve(desk: Desk, mut handed: mpsc::UnboundedReceiver<(Stream, PeerAddr
         tokio::select! {
             () = desk.halt.cancelled() => break,
             next = handed.recv() => match next {
-                Some((stream, peer)) => {
-                    clients.spawn(client_task(desk.clone(), stream, peer, drain.clone()));
-                }
+                Some(next) => drop(clients.spawn(client_task(desk.clone(), next))),
                 None => break,
             },
             () = desk.drain.cancelled() => break,
         }
+    }
+    // From here on nothing can be handed over; what was on its way is still taken.
+    handed.close();
+    desk.crew.post(desk.number).drain();
+    while let Some(next) = handed.recv().await {
+        clients.spawn(client_task(desk.clone(), next));
     }
     clients.close();
     tokio::select! {
@@ -107,18 +90,35 @@ struct Connection<'a>(&'a Desk);
 
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Ordering::Relaxed);
+        self.0.crew.left(self.0.number);
     }
 }
 
-async fn client_task(desk: Desk, mut stream: Stream, peer: PeerAddr, drain: CancellationToken) {
+async fn client_task(desk: Desk, handed: Handed) {
     let _connection = Connection(&desk);
+    match handed {
+        Handed::Connection(stream, peer) => {
+            if let Some(session) = enter(&desk, stream, peer).await {
+                session_task(&desk, session, peer).await;
+            }
+        }
+        Handed::Session(mut session, peer) => match session.move_to(desk.number) {
+            Ok(()) => session_task(&desk, session, peer).await,
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a session could not be handed to another worker");
+            }
+        },
+    }
+}
+
+/// Logs a client in. `None`: it was only a cancel request, or it was refused.
+async fn enter(desk: &Desk, mut stream: Stream, peer: PeerAddr) -> Option<Box<Session>> {
     if let Err(error) = stream.rehome() {
         tracing::warn!(%peer, %error, "a connection could not be handed to its worker");
-        return;
+        return None;
     }
     let rules = desk.shared.rules.load_full();
-    let closed = closed_report(&desk, &drain, rules.settings.limits.clients);
+    let closed = closed_report(desk, rules.settings.limits.clients);
     let entrance = Entrance {
         credentials: &rules.credentials,
         limits: &rules.settings.limits,
@@ -127,22 +127,24 @@ async fn client_task(desk: Desk, mut stream: Stream, peer: PeerAddr, drain: Canc
     match Box::pin(client::enter(stream, BytesMut::new(), entrance)).await {
         Ok(Entered::Session(welcome)) => {
             drop(rules);
-            session_task(&desk, welcome, peer, drain).await;
+            greet(desk, welcome, peer).await
         }
         Ok(Entered::Cancel { stream, key }) => {
             desk.shared.registry.cancel(key.process_id, &key.secret).await;
             drop(stream);
+            None
         }
         Err(error) => {
             desk.shared.metrics.refused_logins.inc();
             log_refused(&error, peer);
+            None
         }
     }
 }
 
 /// Why nobody may enter now, if that is so.
-fn closed_report(desk: &Desk, drain: &CancellationToken, most: usize) -> Option<ErrorReport> {
-    if drain.is_cancelled() {
+fn closed_report(desk: &Desk, most: usize) -> Option<ErrorReport> {
+    if desk.drain.is_cancelled() {
         return Some(ErrorReport::fatal("57P03", "the database system is shutting down"));
     }
     (desk.clients.load(Ordering::Relaxed) >= most).then(|| {
@@ -177,33 +179,46 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn session_task(
-    desk: &Desk,
-    welcome: client::Welcome,
-    peer: PeerAddr,
-    drain: CancellationToken,
-) {
-    let _counted = Counted::new(desk);
+/// Says to a client that has logged in that it is ready.
+async fn greet(desk: &Desk, welcome: client::Welcome, peer: PeerAddr) -> Option<Box<Session>> {
     let (user, database) = (welcome.user.clone(), welcome.database.clone());
-    let greeted = Box::pin(Session::greet(desk.shared.clone(), desk.number, welcome)).await;
-    let session = match greeted {
-        Ok(session) => session,
+    match Box::pin(Session::greet(desk.shared.clone(), desk.number, welcome)).await {
+        Ok(session) => {
+            desk.shared.metrics.logins.inc();
+            tracing::debug!(%peer, user, database, "client logged in");
+            Some(Box::new(session))
+        }
         Err(error) => {
             desk.shared.metrics.refused_logins.inc();
             tracing::info!(%peer, user, database, error = %describe(&error), "login refused");
-            return;
+            None
+        }
+    }
+}
+
+/// Runs a session until it ends or another worker takes it.
+async fn session_task(desk: &Desk, mut session: Box<Session>, peer: PeerAddr) {
+    let _counted = Counted::new(desk);
+    let post = desk.crew.post(desk.number);
+    let ended = loop {
+        match session.run(&post).await {
+            Ok(Left::ForAnotherWorker) => match desk.crew.relieve(session, peer) {
+                Ok(()) => return,
+                Err(back) => session = back,
+            },
+            ended => break ended,
         }
     };
-    desk.shared.metrics.logins.inc();
-    tracing::debug!(%peer, user, database, "client logged in");
-    match Box::pin(session.run(drain)).await {
-        Ok(()) | Err(SessionEnd::Drained) => {
-            tracing::debug!(%peer, user, database, "client left");
+    let account = session.account();
+    let (user, database) = (&account.user, &account.database);
+    match ended {
+        Ok(_) | Err(SessionEnd::Drained) => {
+            tracing::debug!(%peer, %user, %database, "client left");
         }
         Err(SessionEnd::Client(error)) => {
-            tracing::debug!(%peer, user, database, %error, "client vanished");
+            tracing::debug!(%peer, %user, %database, %error, "client vanished");
         }
-        Err(error) => tracing::info!(%peer, user, database, %error, "session ended"),
+        Err(error) => tracing::info!(%peer, %user, %database, %error, "session ended"),
     }
 }
 

@@ -4,13 +4,14 @@
 //! One query: [`Session::next_request`] finds its borders, the machine decides, [`Session::acquire`]
 //! gets a server unless the session has one, [`relay`] exchanges, the machine keeps or releases.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use smallvec::SmallVec;
-use tokio_util::sync::CancellationToken;
 
 use super::audit;
 use super::deadlines::{Deadlines, silence_ends};
@@ -18,6 +19,7 @@ use super::eyes::Eyes;
 use super::failure::{Failure, SessionEnd};
 use super::machine::{After, Machine, Step};
 use super::pins::Pins;
+use super::post::Post;
 use super::registry::Entry;
 use super::relay::{self, Outcome, RelayError, Turn};
 use super::shared::Shared;
@@ -39,6 +41,15 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// How often a request is run again before its client hears of a failure.
 const ATTEMPTS: usize = 4;
 
+/// Why a session is no longer run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Its client has said that it leaves.
+    ForGood,
+    /// Another worker is to run it.
+    ForAnotherWorker,
+}
+
 /// One client, from its login to its end.
 #[derive(Debug)]
 pub struct Session {
@@ -57,6 +68,8 @@ pub struct Session {
     /// other idle servers of a node that died are as dead.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
     pins_seen: Pins,
+    /// The last look at the workers that it has shown itself at.
+    look_seen: u32,
     /// A pipeline failed with its server: frames up to its Sync are dropped.
     skipping: bool,
     /// Of a session that has time limits.
@@ -89,19 +102,28 @@ impl Session {
             on_replica: false,
             lost_on: SmallVec::new(),
             pins_seen: Pins::default(),
+            look_seen: 0,
             skipping: false,
             deadlines: None,
         }
     }
 
-    /// Serves the client until it leaves, or, once `drain` is cancelled, until it is between
-    /// transactions.
+    /// Serves the client until it leaves, or, once `post` says that sessions shall end, until it is
+    /// between transactions. Also returns, between two requests and without a server, when `post`
+    /// wants sessions to leave for another worker: it is to be run again there.
     ///
     /// # Errors
     /// Why the session ended other than by the client's Terminate.
-    pub async fn run(mut self, drain: CancellationToken) -> Result<(), SessionEnd> {
+    pub async fn run(&mut self, post: &Post) -> Result<Left, SessionEnd> {
+        // Polled once, it wakes this task whenever sessions are told to end: no query pays for that.
+        let mut told = pin!(post.told());
+        poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx).is_ready())).await;
         let ended = loop {
-            let request = match self.next_request(&drain).await {
+            let movable = self.lease.is_none() && self.machine.is_idle();
+            if movable && post.leaves(&mut self.look_seen) {
+                return Ok(Left::ForAnotherWorker);
+            }
+            let request = match self.next_request(post).await {
                 Ok(request) => request,
                 Err(end) => break end,
             };
@@ -115,14 +137,31 @@ impl Session {
             let _ = tokio::time::timeout(GOODBYE, self.client.flush()).await;
         }
         match ended {
-            SessionEnd::Terminated => Ok(()),
+            SessionEnd::Terminated => Ok(Left::ForGood),
             other => Err(other),
         }
     }
 
+    /// Another worker runs the session from now on; to be called within its runtime.
+    ///
+    /// # Errors
+    /// If the operating system refuses to register the client's socket there.
+    pub fn move_to(&mut self, worker: usize) -> std::io::Result<()> {
+        self.worker = worker;
+        // They are kept by the old worker's clock, and begin anew with the next wait.
+        self.deadlines = None;
+        self.client.stream.rehome()
+    }
+
+    /// Whose session it is.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The next request, whole. While the client is silent the leased server is listened to, if
     /// there is one.
-    async fn next_request(&mut self, drain: &CancellationToken) -> Result<Request, SessionEnd> {
+    async fn next_request(&mut self, post: &Post) -> Result<Request, SessionEnd> {
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_silence();
         }
@@ -131,25 +170,28 @@ impl Session {
                 return Ok(request);
             }
             if self.lease.is_some() {
-                self.wait_with_server(drain).await?;
+                self.wait_with_server(post).await?;
                 continue;
             }
+            let may_end = self.machine.is_idle();
+            let client = &mut self.client;
+            client.rest();
+            let read = poll_fn(|cx| match client.poll_read(cx) {
+                Poll::Pending if may_end && post.is_draining() => Poll::Ready(None),
+                read => read.map(Some),
+            });
             tokio::select! {
                 biased;
-                ready = self.client.readable() => ready?,
+                read = read => read.ok_or(SessionEnd::Drained)??,
                 end = silence_ends(self.deadlines.as_deref()) => return Err(end),
-                () = drain.cancelled(), if self.machine.is_idle() => {
-                    return Err(SessionEnd::Drained);
-                }
             }
-            self.client.read().await?;
         }
     }
 
     /// Waits for the client or for what the leased server says unasked (a notification, its end).
-    async fn wait_with_server(&mut self, drain: &CancellationToken) -> Result<(), SessionEnd> {
+    async fn wait_with_server(&mut self, post: &Post) -> Result<(), SessionEnd> {
         enum Spoke {
-            Client,
+            Client(std::io::Result<()>),
             Server,
             End(SessionEnd),
         }
@@ -161,21 +203,25 @@ impl Session {
             }
         }
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
-        let stream = &self.client.stream;
-        let either = std::future::poll_fn(|cx| {
-            if stream.poll_read_ready(cx).is_ready() {
-                return Poll::Ready(Spoke::Client);
+        let may_end = self.machine.is_idle();
+        let client = &mut self.client;
+        let spoke = poll_fn(|cx| {
+            if let Poll::Ready(read) = client.poll_read(cx) {
+                return Poll::Ready(Spoke::Client(read));
             }
-            lease.stream.poll_read_ready(cx).map(|_| Spoke::Server)
+            if lease.stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(Spoke::Server);
+            }
+            let ends = may_end && post.is_draining();
+            if ends { Poll::Ready(Spoke::End(SessionEnd::Drained)) } else { Poll::Pending }
         });
         let spoke = tokio::select! {
             biased;
-            spoke = either => spoke,
+            spoke = spoke => spoke,
             end = silence_ends(self.deadlines.as_deref()) => Spoke::End(end),
-            () = drain.cancelled(), if self.machine.is_idle() => Spoke::End(SessionEnd::Drained),
         };
         match spoke {
-            Spoke::Client => Ok(self.client.read().await?),
+            Spoke::Client(read) => Ok(read?),
             Spoke::End(end) => Err(end),
             Spoke::Server => match relay::overhear(&mut self.client, lease).await {
                 Ok(()) => {
@@ -415,7 +461,7 @@ impl Session {
             if lease.identity.is_being_cancelled() {
                 lease.identity.cancels_delivered().await;
             }
-            let epoch = self.shared.cluster.topology().node(lease.identity.node).epoch;
+            let epoch = self.shared.cluster.load().node(lease.identity.node).epoch;
             lease.give_back(epoch);
         }
     }

@@ -18,6 +18,7 @@ pub mod machine;
 pub mod metrics;
 pub mod options;
 pub mod pins;
+pub mod post;
 pub mod registry;
 pub mod relay;
 pub mod settings;

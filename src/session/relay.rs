@@ -183,11 +183,8 @@ async fn read_answer(client: &mut ClientConn, server: &mut ServerConn) -> Result
             return Poll::Ready(read);
         }
         while client.input.len() < AHEAD_MOST {
-            client.input.reserve(1024);
-            match ready!(poll_read_buf(Pin::new(&mut client.stream), cx, &mut client.input)) {
-                Ok(0) => return Poll::Ready(Err(client_left())),
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Err(RelayError::Client(error))),
+            if let Err(error) = ready!(client.poll_read(cx)) {
+                return Poll::Ready(Err(RelayError::Client(error)));
             }
         }
         Poll::Pending

@@ -91,7 +91,7 @@ async fn nonsense_from_a_server_neither_hangs_nor_kills() {
     for text in [READ, "delete from t"] {
         for nonsense in NONSENSE {
             let bed = Bed::start(1).await;
-            let Bed { shared, nodes, mut opened } = bed;
+            let Bed { shared, nodes, mut opened, post, moves } = bed;
             let lies = tokio::spawn(async move {
                 while let Some((_, mut peer)) = opened.recv().await {
                     tokio::spawn(async move {
@@ -102,7 +102,7 @@ async fn nonsense_from_a_server_neither_hangs_nor_kills() {
                 }
             });
             let (_nobody, silent) = tokio::sync::mpsc::unbounded_channel();
-            let bed = Bed { shared, nodes, opened: silent };
+            let bed = Bed { shared, nodes, opened: silent, post, moves };
             let mut client = bed.client().await;
             client.ask(text).await;
             if nonsense.first() == Some(&b'G') {

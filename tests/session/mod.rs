@@ -5,10 +5,12 @@ mod deadlines;
 mod failures;
 mod hostile;
 mod machine;
+mod moves;
 mod state;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,8 +22,10 @@ use causeway::net::Stream;
 use causeway::pool::Pools;
 use causeway::protocol::{ErrorReport, write};
 use causeway::session::deadlines::Clocks;
+use causeway::session::driver::Left;
 use causeway::session::failure::SessionEnd;
 use causeway::session::metrics::Metrics;
+use causeway::session::post::Post;
 use causeway::session::registry::Registry;
 use causeway::session::{Session, Shared, statements};
 use causeway::sql::ScriptCache;
@@ -44,6 +48,9 @@ struct Bed {
     shared: Arc<Shared>,
     nodes: Vec<FakeServer>,
     opened: mpsc::UnboundedReceiver<(usize, Peer)>,
+    /// What the worker of all clients tells them, and how often one has left for another.
+    post: Arc<Post>,
+    moves: Arc<AtomicUsize>,
 }
 
 impl Bed {
@@ -70,7 +77,7 @@ impl Bed {
             nodes.push(FakeServer::start(script).await);
         }
         let shared = shared(&nodes, pool);
-        Self { shared, nodes, opened }
+        Self { shared, nodes, opened, post: Arc::default(), moves: Arc::default() }
     }
 
     /// The next connection that is opened, and to which node.
@@ -108,9 +115,14 @@ impl Bed {
             protocol_minor: 0,
         };
         let shared = self.shared.clone();
+        let (post, moves) = (self.post.clone(), self.moves.clone());
         let task = tokio::spawn(async move {
-            let session = Session::greet(shared, 0, welcome).await.expect("a greeting");
-            session.run(CancellationToken::new()).await
+            let mut session = Session::greet(shared, 0, welcome).await.expect("a greeting");
+            while session.run(&post).await? == Left::ForAnotherWorker {
+                moves.fetch_add(1, Ordering::Relaxed);
+                session.move_to(0).expect("a reactor");
+            }
+            Ok(())
         });
         let mut client = Client { peer: Peer::over(far), key: (0, Vec::new()), task };
         client.answer().await;
