@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::sample::{Limits, Sample};
+use super::topology::Switch;
 use super::verdict::{Change, Standing, Why};
-use super::{Lsn, NodeId, NodeState, NodeView, Role, Topology};
+use super::{Clock, Lsn, NodeId, NodeState, NodeView, Role, Topology};
 use crate::config::settings::{self, Address};
 
 #[derive(Debug)]
@@ -55,6 +56,9 @@ struct Node {
     followed: Option<u32>,
     /// The torn end that it stood at: counts as replayed when lag is told in time.
     excused: Lsn,
+    /// The furthest that it was seen to have replayed in recovery.
+    replayed: Lsn,
+    clock: Arc<Clock>,
 }
 
 impl Node {
@@ -77,6 +81,8 @@ pub struct Judge {
     timeline: Option<u32>,
     /// Where the primary was first seen on its timeline.
     timeline_start: Lsn,
+    /// Where earlier timelines ended.
+    switches: Vec<Switch>,
     /// The primary's last position, if it was torn.
     torn: Option<Lsn>,
     /// The primary's last position that was not torn.
@@ -103,6 +109,7 @@ impl Judge {
             system_identifier: None,
             timeline: None,
             timeline_start: Lsn(0),
+            switches: Vec::new(),
             torn: None,
             whole: Lsn(0),
             primary: None,
@@ -136,6 +143,8 @@ impl Judge {
             diverged: false,
             followed: None,
             excused: Lsn(0),
+            replayed: Lsn(0),
+            clock: Arc::default(),
         });
         self.version += 1;
         Some(id)
@@ -154,6 +163,12 @@ impl Judge {
     pub fn served(&self) -> Vec<(NodeId, Arc<str>)> {
         let served = self.nodes.iter().filter(|node| !node.removed);
         served.map(|node| (node.id, Arc::clone(&node.name))).collect()
+    }
+
+    /// The clock of a node.
+    #[must_use]
+    pub fn clock(&self, id: NodeId) -> Arc<Clock> {
+        Arc::clone(&self.nodes[usize::from(id.0)].clock)
     }
 
     /// Takes over what may change of a node while it is served.
@@ -210,6 +225,9 @@ impl Judge {
         }
         node.heard = true;
         node.unreachable = None;
+        if sample.role == Role::Replica {
+            node.replayed = sample.position;
+        }
         node.sample = Some(sample);
         changes.extend(self.settle(now, Some(id)));
         changes
@@ -332,6 +350,11 @@ impl Judge {
         let lost = self.history.newest().map_or(0, |newest| newest.bytes_past(sample.position));
         let timeline = sample.timeline;
         if self.timeline != Some(timeline) {
+            if let Some(ended) = self.timeline {
+                let (exact, seen) = (sample.promoted_at, node.replayed);
+                let at = exact.unwrap_or(seen);
+                self.switches.push(Switch { ended, at, exact: exact.is_some() });
+            }
             self.timeline = Some(timeline);
             self.timeline_start = sample.position;
             self.version += 1;
@@ -548,6 +571,7 @@ impl Judge {
                 },
                 sampled_at: node.sample.as_ref().map(|sample| sample.received),
                 server_version_num: node.sample.as_ref().map(|sample| sample.server_version_num),
+                clock: Arc::clone(&node.clock),
             }
         };
         Topology {
@@ -555,6 +579,7 @@ impl Judge {
             primary: self.primary,
             system_identifier: self.system_identifier,
             timeline: self.timeline,
+            switches: self.switches.as_slice().into(),
             nodes: self.nodes.iter().map(view).collect(),
         }
     }

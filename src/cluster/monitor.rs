@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::judge::Judge;
 use super::probe::{Probe, ProbeError};
 use super::sample::{Limits, Sample};
+use super::ticker;
 use super::verdict::{Change, Standing};
-use super::{NodeId, NodeState, Topology};
+use super::{Clock, NodeId, NodeState, Topology};
 use crate::config::settings::{Monitor, Node, Settings};
 use crate::telemetry::{CounterFamily, HistogramFamily, Registry};
 
@@ -170,7 +171,7 @@ impl Cluster {
     pub fn apply(&self, settings: &Settings) {
         let now = Instant::now();
         let mut changes = Vec::new();
-        let mut wanted: Vec<(NodeId, Node)> = Vec::new();
+        let mut wanted: Vec<(NodeId, Node, Arc<Clock>)> = Vec::new();
         {
             let mut judge = self.0.judge.lock();
             judge.set_limits(Limits::from(&settings.monitor));
@@ -183,10 +184,10 @@ impl Cluster {
                 // Shown from the start, at zero.
                 let _ = self.0.ejections.with(&[&node.name]);
                 let _ = self.0.failures.with(&[&node.name]);
-                wanted.push((id, node.clone()));
+                wanted.push((id, node.clone(), judge.clock(id)));
             }
             for (id, name) in judge.served() {
-                if !wanted.iter().any(|(wanted, _)| *wanted == id) {
+                if !wanted.iter().any(|(wanted, ..)| *wanted == id) {
                     changes.extend(judge.remove(id, now));
                     self.0.forget(&name);
                 }
@@ -201,13 +202,13 @@ impl Cluster {
             tokio::spawn(watched.stop.clone().run_until_cancelled_owned(ticks));
         }
         watched.nodes.retain(|(id, _, stop)| {
-            let stays = wanted.iter().any(|(wanted, _)| wanted == id);
+            let stays = wanted.iter().any(|(wanted, ..)| wanted == id);
             if !stays {
                 stop.cancel();
             }
             stays
         });
-        for (id, node) in wanted {
+        for (id, node, clock) in wanted {
             if watched.nodes.iter().any(|(have, _, _)| *have == id) {
                 continue;
             }
@@ -221,6 +222,8 @@ impl Cluster {
                 look_now: Arc::clone(&look),
             };
             tokio::spawn(stop.clone().run_until_cancelled_owned(watch_node(target)));
+            let ticks = ticker::run(clock, settings.monitor.clone(), node.address.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(ticks));
             watched.nodes.push((id, look, stop));
         }
     }
@@ -419,6 +422,7 @@ mod tests {
             primary: None,
             system_identifier: None,
             timeline: None,
+            switches: Arc::new([]),
             nodes: Arc::new([]),
         };
         let cluster = Cluster::fixed(topology(1));

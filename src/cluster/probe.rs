@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryRow};
 
+use super::clock::not_yet_written;
 use super::sample::Sample;
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
@@ -30,7 +31,8 @@ select recovering::text, \
  current_setting('wal_block_size'), \
  pg_size_bytes(current_setting('wal_segment_size'))::text, \
  case when recovering then pg_last_wal_receive_lsn() end::text, \
- case when recovering then pg_is_wal_replay_paused() end::text \
+ case when recovering then pg_is_wal_replay_paused() end::text, \
+ case when recovering then null else pg_last_wal_replay_lsn() end::text \
 from (select pg_is_in_recovery() as recovering offset 0) as node";
 
 /// A probe that brought nothing.
@@ -202,45 +204,12 @@ fn read(row: &SimpleQueryRow, sent: Instant) -> Result<Sample, ProbeError> {
         inserted: inserted.max(position),
         torn,
         streamed: if role == Role::Primary { position } else { streamed },
+        // What was replayed last does not change after a promotion: the timeline switched there.
+        promoted_at: row.get(13).and_then(|text| text.parse().ok()),
         paused: row.get(12) == Some("true"),
         life: row.get(7).and_then(|text| text.parse().ok()).ok_or_else(|| wrong(7))?,
         server_version_num: optional(8).ok_or_else(|| wrong(8))?,
         sent,
         received,
     })
-}
-
-/// Takes back the page header that an idle insert position stands behind: nobody can have replayed
-/// what is not written (`XLogBytePosToRecPtr`, `src/backend/access/transam/xlog.c`).
-fn not_yet_written(inserted: Lsn, block_size: u64, segment_size: u64) -> Lsn {
-    const SHORT_HEADER: u64 = 24;
-    const LONG_HEADER: u64 = 40;
-    let stands_at = |size: u64, header| size > 0 && inserted.0 % size == header;
-    if stands_at(segment_size, LONG_HEADER) {
-        Lsn(inserted.0 - LONG_HEADER)
-    } else if stands_at(block_size, SHORT_HEADER) {
-        Lsn(inserted.0 - SHORT_HEADER)
-    } else {
-        inserted
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_header_is_not_a_position() {
-        let written = |lsn| not_yet_written(Lsn(lsn), 8192, 16 << 20).0;
-        for (lsn, wanted) in [
-            (8192 + 24, 8192),
-            (8192 + 40, 8192 + 40),
-            (8192 + 32, 8192 + 32),
-            ((16 << 20) + 40, 16 << 20),
-            ((16 << 20) + 24, 16 << 20),
-            (8192, 8192),
-        ] {
-            assert_eq!(written(lsn), wanted, "{lsn}");
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Lsn;
+use super::{Clock, Lsn};
 use crate::config::settings::Address;
 
 /// A node's number: its place in [`Topology::nodes`]. Never given to another node while the process
@@ -22,8 +22,21 @@ pub struct Topology {
     pub system_identifier: Option<u64>,
     /// The primary's timeline.
     pub timeline: Option<u32>,
+    /// Where timelines ended that were followed to the present one, the latest last.
+    pub switches: Arc<[Switch]>,
     /// By [`NodeId`].
     pub nodes: Arc<[NodeView]>,
+}
+
+/// Where a timeline ended and the next began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Switch {
+    /// The timeline that ended.
+    pub ended: u32,
+    /// The end of its history: what is beyond was lost.
+    pub at: Lsn,
+    /// Whether `at` is the end, or only the furthest position before it that is known of.
+    pub exact: bool,
 }
 
 /// One node as last judged.
@@ -59,6 +72,8 @@ pub struct NodeView {
     pub sampled_at: Option<Instant>,
     /// `server_version_num`, once known.
     pub server_version_num: Option<u32>,
+    /// Where it is at this moment.
+    pub clock: Arc<Clock>,
 }
 
 /// What a node says of itself (`pg_is_in_recovery()`).

@@ -171,12 +171,14 @@ mod tests {
             lag: None,
             sampled_at: None,
             server_version_num: None,
+            clock: std::sync::Arc::default(),
         };
         Topology {
             version: 1,
             primary: (primary == NodeState::Up).then_some(NodeId(0)),
             system_identifier: Some(1),
             timeline: Some(1),
+            switches: std::sync::Arc::new([]),
             nodes: [node(0, Role::Primary, primary, 0), node(1, Role::Replica, replica, 2000)]
                 .into(),
         }

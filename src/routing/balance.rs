@@ -218,6 +218,7 @@ mod tests {
             lag: None,
             sampled_at: None,
             server_version_num: None,
+            clock: Arc::default(),
         };
         let nodes: Arc<[_]> = [1].iter().chain(weights).enumerate().map(node).collect();
         Topology {
@@ -225,6 +226,7 @@ mod tests {
             primary: Some(NodeId(0)),
             system_identifier: None,
             timeline: None,
+            switches: Arc::new([]),
             nodes,
         }
     }

@@ -63,6 +63,7 @@ impl Scene {
             torn: false,
             streamed: Lsn(position),
             paused: false,
+            promoted_at: None,
             life: 1,
             server_version_num: 150_000,
             sent: self.now,

@@ -1,0 +1,323 @@
+//! A node's clock: where it was, and when it was asked.
+//!
+//! One connection per node asks (`ticker`); everybody reads. All who wait share one question, so that a
+//! round trip costs one query however many sessions wait. On the primary a tick is a sample of the
+//! insert position (the LSN clock), on a replica of the replayed one (its watermark).
+//!
+//! What a tick proves, it proves by the time at which it was *sent*: whatever had ended before is in it.
+//! A replica that restarts goes back, so a watermark counts only for servers opened before it was
+//! sent; a server that answers has lived since it was opened, and so has its node.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::mutant::{self, Mutant};
+use super::snapshot::Snapshot;
+use super::{Lsn, Role};
+
+/// Ticks kept. At the fastest pace that nobody waits for they reach back five seconds.
+const KEPT: usize = 1024;
+
+/// One look at a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tick {
+    /// What the node was.
+    pub role: Role,
+    /// Replica: replayed; everything before is visible. Primary: inserted, less a page header that
+    /// nothing follows yet; everything that was visible is before.
+    pub position: Lsn,
+    /// Nothing at or past this was visible: on a replica what it had received, for the record
+    /// that is being replayed is visible before its end is.
+    pub bound: Lsn,
+    /// The transactions that had ended.
+    pub snapshot: Snapshot,
+    /// Every transaction that had begun to write was below this. Primary only.
+    pub next_xid: u64,
+    /// When the connection that asks was opened: the node has lived since.
+    pub connected: Instant,
+    /// When the question was sent.
+    pub sent: Instant,
+}
+
+/// The ticks of one node, and who waits for the next.
+#[derive(Debug, Default)]
+pub struct Clock {
+    latest: ArcSwapOption<Tick>,
+    inner: Mutex<Inner>,
+    /// Somebody will need a tick newer than the latest, and does not wait yet.
+    wanted: AtomicBool,
+    /// Wakes the asker.
+    turn: Notify,
+    /// Transactions whose fate is asked.
+    questions: Mutex<Vec<Question>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ticks: VecDeque<Arc<Tick>>,
+    waiting: Vec<Waiting>,
+    /// Nobody waits for the node to move on until then, for those before waited in vain.
+    hopeless_until: Option<Instant>,
+    hopeless_for: Duration,
+}
+
+/// How long nobody waits for a node after somebody has waited in vain; twice as long each time.
+const HOPELESS_FIRST: Duration = Duration::from_millis(50);
+/// The longest of these times.
+const HOPELESS_MOST: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+struct Waiting {
+    /// The tick must have been sent after this.
+    after: Instant,
+    /// And be at or past this.
+    position: Lsn,
+    wake: Arc<Notify>,
+}
+
+/// A question for the fate of some transactions.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) xids: Vec<u64>,
+    pub(super) answer: tokio::sync::oneshot::Sender<(Instant, Vec<u64>)>,
+}
+
+/// What the asker has to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Somebody waits and has not been asked for yet.
+    Now,
+    /// Somebody waits for the node to move on.
+    Waited,
+    /// Somebody will wait.
+    Wanted,
+    /// Nobody.
+    None,
+}
+
+impl Clock {
+    /// The newest tick.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<Tick>> {
+        self.latest.load_full()
+    }
+
+    /// Whether the newest tick is at or past `position` and was sent after `opened`.
+    #[must_use]
+    pub fn proves(&self, position: Lsn, opened: Instant) -> bool {
+        let latest = self.latest.load();
+        latest.as_ref().is_some_and(|tick| {
+            tick.role == Role::Replica && tick.position >= position && tick.sent > opened
+        })
+    }
+
+    /// The position of the newest tick, if that is a replica's.
+    #[must_use]
+    pub fn watermark(&self) -> Option<Lsn> {
+        let latest = self.latest.load();
+        latest.as_ref().filter(|tick| tick.role == Role::Replica).map(|tick| tick.position)
+    }
+
+    /// The first tick that was sent after `moment`, of those that are still known.
+    #[must_use]
+    pub fn since(&self, moment: Instant) -> Option<Arc<Tick>> {
+        if self.latest.load().as_ref().is_none_or(|tick| tick.sent <= moment) {
+            return None;
+        }
+        let inner = self.inner.lock();
+        let first = inner.ticks.partition_point(|tick| tick.sent <= moment);
+        inner.ticks.get(first).cloned()
+    }
+
+    /// Says that a tick newer than the latest will be needed. Costs a load where that is known.
+    pub fn want(&self) {
+        if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::AcqRel) {
+            self.turn.notify_one();
+        }
+    }
+
+    /// Has `wake` woken at the first tick that was sent after `after` and is at or past `position`. Who
+    /// has dropped `wake` meanwhile is forgotten.
+    pub fn wake_at(&self, after: Instant, position: Lsn, wake: &Arc<Notify>) {
+        self.inner.lock().waiting.push(Waiting { after, position, wake: wake.clone() });
+        self.turn.notify_one();
+    }
+
+    /// Somebody has waited in vain for the node to move on: for a while others need not try.
+    pub fn gave_up(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        if inner.hopeless_until.is_none_or(|until| until <= now) {
+            inner.hopeless_for = (inner.hopeless_for * 2).clamp(HOPELESS_FIRST, HOPELESS_MOST);
+            inner.hopeless_until = Some(now + inner.hopeless_for);
+        }
+    }
+
+    /// Whether the node is likely to move on in time.
+    #[must_use]
+    pub fn is_worth_waiting_for(&self, now: Instant) -> bool {
+        self.inner.lock().hopeless_until.is_none_or(|until| until <= now)
+    }
+
+    /// Waits for a tick that was sent after `after`.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn tick_after(&self, after: Instant) -> Arc<Tick> {
+        let wake = Arc::new(Notify::new());
+        loop {
+            let woken = wake.notified();
+            if let Some(tick) = self.since(after) {
+                return tick;
+            }
+            self.wake_at(after, Lsn(0), &wake);
+            // A tick that came in between was pushed before the registration.
+            if self.since(after).is_none() {
+                woken.await;
+            }
+        }
+    }
+
+    /// Which of these transactions have committed, as the node knows, and since when it has lived for
+    /// sure. `None` if it cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn committed(&self, xids: Vec<u64>) -> Option<(Instant, Vec<u64>)> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        self.questions.lock().push(Question { xids, answer });
+        self.turn.notify_one();
+        answered.await.ok()
+    }
+
+    /// What the asker has to do, when its last question was sent at `last`.
+    pub(super) fn demand(&self, last: Option<Instant>) -> Demand {
+        let mut inner = self.inner.lock();
+        inner.waiting.retain(|waiting| Arc::strong_count(&waiting.wake) > 1);
+        if !self.questions.lock().is_empty() {
+            return Demand::Now;
+        }
+        let unasked = |waiting: &Waiting| last.is_none_or(|last| waiting.after >= last);
+        if inner.waiting.iter().any(unasked) {
+            Demand::Now
+        } else if !inner.waiting.is_empty() {
+            Demand::Waited
+        } else if self.wanted.load(Ordering::Acquire) {
+            Demand::Wanted
+        } else {
+            Demand::None
+        }
+    }
+
+    /// Waits until somebody has come who may want more than before.
+    pub(super) async fn turned(&self) {
+        self.turn.notified().await;
+    }
+
+    /// A question is about to be sent: whoever wants a tick from now on wants another.
+    pub(super) fn asking(&self) -> Vec<Question> {
+        self.wanted.store(false, Ordering::Release);
+        std::mem::take(&mut self.questions.lock())
+    }
+
+    /// The node has answered. Ticks come in the order in which they were sent.
+    pub(super) fn push(&self, mut tick: Tick) {
+        let mut inner = self.inner.lock();
+        if mutant::is(Mutant::StaleWatermark)
+            && let Some(last) = inner.ticks.back()
+        {
+            tick.position = tick.position.max(last.position);
+        }
+        let tick = Arc::new(tick);
+        if inner.ticks.len() == KEPT {
+            inner.ticks.pop_front();
+        }
+        inner.ticks.push_back(tick.clone());
+        self.latest.store(Some(tick.clone()));
+        let Inner { waiting, hopeless_until, hopeless_for, .. } = &mut *inner;
+        waiting.retain(|waiting| {
+            let reached = tick.sent > waiting.after && tick.position >= waiting.position;
+            if reached {
+                if waiting.position > Lsn(0) {
+                    (*hopeless_until, *hopeless_for) = (None, Duration::ZERO);
+                }
+                waiting.wake.notify_one();
+            }
+            !reached
+        });
+    }
+
+    /// What the node would have answered.
+    #[cfg(test)]
+    pub(crate) fn push_for_test(&self, tick: Tick) {
+        self.push(tick);
+    }
+
+    /// The node cannot be asked: nobody gets an answer.
+    pub(super) fn stopped(&self) {
+        self.questions.lock().clear();
+    }
+}
+
+impl Tick {
+    /// A replica's tick, for tests and for [`super::Cluster::fixed`].
+    #[must_use]
+    pub fn of_replica(position: Lsn, connected: Instant, sent: Instant) -> Self {
+        Self {
+            role: Role::Replica,
+            position,
+            bound: position,
+            snapshot: Snapshot::default(),
+            next_xid: 0,
+            connected,
+            sent,
+        }
+    }
+
+    /// How old it is.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.sent)
+    }
+}
+
+/// Takes back the page header that an idle insert position stands behind: nobody can have replayed
+/// what is not written (`XLogBytePosToRecPtr`, `src/backend/access/transam/xlog.c`).
+#[must_use]
+pub(super) fn not_yet_written(inserted: Lsn, block_size: u64, segment_size: u64) -> Lsn {
+    const SHORT_HEADER: u64 = 24;
+    const LONG_HEADER: u64 = 40;
+    let stands_at = |size: u64, header| size > 0 && inserted.0 % size == header;
+    if stands_at(segment_size, LONG_HEADER) {
+        Lsn(inserted.0 - LONG_HEADER)
+    } else if stands_at(block_size, SHORT_HEADER) {
+        Lsn(inserted.0 - SHORT_HEADER)
+    } else {
+        inserted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_header_is_not_a_position() {
+        let written = |lsn| not_yet_written(Lsn(lsn), 8192, 16 << 20).0;
+        for (lsn, wanted) in [
+            (8192 + 24, 8192),
+            (8192 + 40, 8192 + 40),
+            (8192 + 32, 8192 + 32),
+            ((16 << 20) + 40, 16 << 20),
+            ((16 << 20) + 24, 16 << 20),
+            (8192, 8192),
+        ] {
+            assert_eq!(written(lsn), wanted, "{lsn}");
+        }
+    }
+}

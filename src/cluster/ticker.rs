@@ -1,0 +1,181 @@
+//! Asks the nodes for their clocks: one connection and one task per node.
+//!
+//! A node is asked at once when somebody waits who has not been asked for, again and again while
+//! somebody waits for it to move on, soon when somebody will, and else each `monitor.interval`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+use super::clock::{Clock, Demand, Question, Tick, not_yet_written};
+use super::mutant::{self, Mutant};
+use super::probe;
+use super::snapshot::{Snapshot, full_xid};
+use super::{Lsn, Role};
+use crate::config::settings::{Address, Monitor};
+
+/// Time between two questions while somebody waits for a node to move on. Tokio's timers have no
+/// finer grain.
+const PACE_WAITED: Duration = Duration::from_millis(1);
+/// Time between two questions while somebody will want to know.
+const PACE_WANTED: Duration = Duration::from_millis(5);
+
+/// `recovering` is asked for once, so that a promotion in the middle does not mix two roles. `age('3')`
+/// is the distance of the next transaction id from the first.
+const QUESTION: &str = "\
+select recovering, \
+ case when recovering then pg_catalog.pg_last_wal_replay_lsn() \
+  else pg_catalog.pg_current_wal_insert_lsn() end, \
+ case when recovering then pg_catalog.pg_last_wal_receive_lsn() end, \
+ pg_catalog.pg_current_snapshot()::text, \
+ case when recovering then 0 else pg_catalog.age('3'::xid) end \
+from (select pg_catalog.pg_is_in_recovery() as recovering offset 0) as node";
+
+/// A transaction whose fate is too old to tell has ended before anything that is asked about here.
+const FATES: &str = "\
+select xid::text from unnest($1::text[]) as asked(xid) \
+where pg_catalog.pg_xact_status(xid::xid8) = 'committed'";
+
+/// What keeps a node from being asked.
+#[derive(Debug, thiserror::Error)]
+enum TickError {
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Timeout(Duration),
+    #[error("an answer that makes no sense")]
+    Answer,
+}
+
+/// Asks one node until nobody is left who reads its clock.
+pub(super) async fn run(clock: Arc<Clock>, monitor: Monitor, address: Address) {
+    loop {
+        let lived = match timeout(monitor.timeout, Asker::connect(&monitor, &address)).await {
+            Ok(Ok(asker)) => asker.live(&clock, &monitor).await,
+            Ok(Err(error)) => error,
+            Err(_) => TickError::Timeout(monitor.timeout),
+        };
+        tracing::debug!(node = %address, error = %lived, "the node's clock is not read");
+        clock.stopped();
+        sleep(monitor.interval).await;
+    }
+}
+
+/// A connection that asks.
+struct Asker {
+    client: Client,
+    question: Statement,
+    fates: Statement,
+    block_size: u64,
+    segment_size: u64,
+    connected: Instant,
+}
+
+impl Asker {
+    async fn connect(monitor: &Monitor, address: &Address) -> Result<Self, TickError> {
+        let config = probe::login(monitor, address, &monitor.database, "causeway clock");
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the connection to a node's clock ended");
+            }
+        });
+        let text = if mutant::is(Mutant::WriteLsn) {
+            QUESTION.replace("pg_current_wal_insert_lsn", "pg_current_wal_lsn")
+        } else {
+            QUESTION.to_owned()
+        };
+        let question = client.prepare(&text).await?;
+        let fates = client.prepare(FATES).await?;
+        let sizes = client
+            .query_one(
+                "select pg_catalog.current_setting('wal_block_size')::int8, \
+                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
+                &[],
+            )
+            .await?;
+        let size = |column| u64::try_from(sizes.get::<_, i64>(column)).unwrap_or(0);
+        let (block_size, segment_size) = (size(0), size(1));
+        Ok(Self { client, question, fates, block_size, segment_size, connected: Instant::now() })
+    }
+
+    /// Asks whenever there is demand, until the connection breaks.
+    async fn live(self, clock: &Clock, monitor: &Monitor) -> TickError {
+        let mut last = None;
+        loop {
+            self.rest(clock, last, monitor.interval).await;
+            let questions = clock.asking();
+            let sent = Instant::now();
+            last = Some(sent);
+            let asked = async {
+                clock.push(self.ask(sent).await?);
+                for question in questions {
+                    self.tell_fates(question).await?;
+                }
+                Ok(())
+            };
+            match timeout(monitor.timeout, asked).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return TickError::Timeout(monitor.timeout),
+            }
+        }
+    }
+
+    /// Waits until it is time to ask again.
+    async fn rest(&self, clock: &Clock, last: Option<Instant>, idle: Duration) {
+        loop {
+            let pace = match clock.demand(last) {
+                Demand::Now => return,
+                Demand::Waited => PACE_WAITED,
+                Demand::Wanted => PACE_WANTED,
+                Demand::None => idle,
+            };
+            let since = last.map_or(pace, |last| last.elapsed());
+            let Some(rest) = pace.checked_sub(since).filter(|rest| !rest.is_zero()) else {
+                return;
+            };
+            // Either outcome means: look again.
+            let _ = timeout(rest, clock.turned()).await;
+        }
+    }
+
+    async fn ask(&self, sent: Instant) -> Result<Tick, TickError> {
+        let row = self.client.query_one(&self.question, &[]).await?;
+        self.read(&row, sent).ok_or(TickError::Answer)
+    }
+
+    fn read(&self, row: &Row, sent: Instant) -> Option<Tick> {
+        let lsn = |column| {
+            let lsn: Option<PgLsn> = row.try_get(column).ok()?;
+            lsn.map(|lsn| Lsn(lsn.into()))
+        };
+        let recovering: bool = row.try_get(0).ok()?;
+        let snapshot = Snapshot::parse(row.try_get(3).ok()?)?;
+        let (connected, position) = (self.connected, lsn(1)?);
+        if recovering {
+            // Where it replays what it did not receive, nothing bounds what was visible.
+            let bound = lsn(2).filter(|received| *received >= position).unwrap_or(Lsn(u64::MAX));
+            let role = Role::Replica;
+            return Some(Tick { role, position, bound, snapshot, next_xid: 0, connected, sent });
+        }
+        let low = 3_u32.wrapping_add(row.try_get::<_, i32>(4).ok()?.cast_unsigned());
+        let next_xid = full_xid(low, snapshot.xmax);
+        let position = not_yet_written(position, self.block_size, self.segment_size);
+        let role = Role::Primary;
+        Some(Tick { role, position, bound: position, snapshot, next_xid, connected, sent })
+    }
+
+    async fn tell_fates(&self, question: Question) -> Result<(), TickError> {
+        let xids: Vec<String> = question.xids.iter().map(u64::to_string).collect();
+        let rows = self.client.query(&self.fates, &[&xids]).await?;
+        let committed = rows.iter().map(|row| row.try_get::<_, &str>(0).ok()?.parse().ok());
+        let committed: Option<Vec<u64>> = committed.collect();
+        // Whoever asked may have stopped waiting.
+        let _ = question.answer.send((self.connected, committed.ok_or(TickError::Answer)?));
+        Ok(())
+    }
+}
