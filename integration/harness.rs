@@ -53,6 +53,7 @@ pub struct ProxyOptions {
     pub proxy: &'static str,
     pub monitor: &'static str,
     pub pool: &'static str,
+    pub routing: &'static str,
     pub more: &'static str,
 }
 
@@ -68,10 +69,11 @@ impl ProxyOptions {
              [cluster]\nnodes = [{nodes}]\n\n\
              [monitor]\nuser = \"{APP}\"\npassword = \"{APP}\"\ndatabase = \"{APP}\"\n{monitor}\n\n\
              [pool]\n{pool}\n\n\
-             [routing]\nconsistency = \"eventual\"\n\n\
+             [routing]\n{routing}\n\n\
              [[user]]\nname = \"{APP}\"\npassword = \"{APP}\"\n\n{more}\n",
             nodes = nodes.join(", "),
             monitor = self.monitor,
+            routing = self.routing,
             more = self.more,
         )
     }

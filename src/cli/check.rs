@@ -215,7 +215,7 @@ mod tests {
             "node     a:1, weight 1\n",
             "node     b b:2, weight 1, zone z\n",
             "ejected over 2s of lag or 64.0 MiB of WAL, and back under 500ms 3 times in a row\n",
-            "consistency eventual, round-robin; without a replica the primary serves reads\n",
+            "consistency session, round-robin; without a replica the primary serves reads\n",
             "users    plain (5 servers), none, verifier\n",
         ] {
             assert!(text.contains(part), "{part} not in\n{text}");

@@ -136,6 +136,7 @@ pub struct LimitsSection {
     pub transaction_timeout: Key<Duration>,
     pub idle_in_transaction_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
+    pub session_keys: Key<u64>,
 }
 
 /// `[[user]]`

@@ -297,7 +297,7 @@ impl Reader<'_> {
             consistency: self.word(
                 "routing.consistency",
                 section.consistency,
-                Consistency::Eventual,
+                Consistency::Session,
             ),
             balance: self.word("routing.balance", section.balance, Balance::RoundRobin),
             primary_reads: self
@@ -460,6 +460,12 @@ impl Reader<'_> {
                 Duration::ZERO,
             ))
             .filter(|time| !time.is_zero()),
+            session_keys: self.count(
+                "limits.session_keys",
+                section.session_keys,
+                1..=100_000_000,
+                65_536,
+            )?,
         };
         if statement_span.is_some() && limits.statement > limits.message {
             let complaint = Complaint::Larger {

@@ -243,6 +243,8 @@ pub struct Limits {
     pub pipeline: usize,
     /// Statement text beyond this many bytes is not examined and goes to the primary.
     pub statement: usize,
+    /// Values of `causeway.session_key` that are kept while no connection has them.
+    pub session_keys: usize,
     /// How long statements and transactions may take, where neither rule nor user says.
     pub times: TimeLimits,
     /// A client that is silent for longer outside of a transaction is sent away; `None` for never.

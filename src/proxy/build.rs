@@ -24,6 +24,7 @@ use crate::http;
 use crate::net::{Bound, BoundAddr};
 use crate::pool::Pools;
 use crate::session::deadlines::Clocks;
+use crate::session::keys::Keys;
 use crate::session::metrics::Metrics;
 use crate::session::registry::Registry;
 use crate::session::{Shared, statements};
@@ -242,6 +243,7 @@ fn build(
     let metrics = Metrics::new(registry);
     let clocks = Clocks::new(settings.proxy.workers);
     metrics.announce(settings.nodes.iter().map(|node| &*node.name));
+    let session_keys = settings.limits.session_keys;
     let rules = reload::rules(settings, None)?;
     Ok(Arc::new(Shared {
         rules: ArcSwap::from_pointee(rules),
@@ -250,6 +252,7 @@ fn build(
         pools,
         scripts: ScriptCache::new(SCRIPTS),
         statements: Arc::new(statements::Shared::default()),
+        keys: Keys::new(session_keys),
         registry: Arc::new(Registry::default()),
         metrics,
         clocks,

@@ -6,6 +6,9 @@ use smallvec::SmallVec;
 
 use super::driver::Session;
 use super::failure::Failure;
+use super::fresh::keeps;
+use super::metrics::Freshness;
+use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{NodeId, NodeView};
 use crate::config::settings::Consistency;
 use crate::pool::{Lease, LeaseError};
@@ -23,27 +26,45 @@ impl Session {
     ///
     /// # Errors
     /// If there is no node, no server in time, or the client cancelled.
-    pub(super) async fn acquire(&mut self, decision: &mut Decision) -> Result<(), Failure> {
+    pub(super) async fn acquire(&mut self, decision: &mut Decision) -> Result<NodeId, Failure> {
         if let Some(lease) = &self.lease {
             self.entry.slot.served(&lease.identity);
-            self.count_served(lease.identity.node, self.on_replica);
-            return Ok(());
+            let node = lease.identity.node;
+            self.count_served(node, self.on_replica);
+            return Ok(node);
         }
-        let deadline = Instant::now() + self.eyes.rules.settings.pool.wait;
+        let now = Instant::now();
+        let deadline = now + self.eyes.rules.settings.pool.wait;
+        let patience = now + self.eyes.rules.settings.routing.catchup_wait;
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
+        if keeps(self.level(decision)) {
+            self.look_back(self.level(decision));
+        }
         loop {
-            let Some((node, on_replica)) = self.choose(decision, &failed)? else {
+            let Some((node, on_replica)) = self.choose(decision, &failed, patience).await? else {
                 self.await_primary(deadline).await?;
                 failed.clear();
                 continue;
             };
+            let keeps = keeps(self.level(decision));
+            if keeps && !on_replica {
+                self.pass_barrier(node, deadline).await?;
+            }
             match self.lease_from(node).await {
+                Ok(lease) if on_replica && keeps && !self.prove(&lease, patience).await? => {
+                    lease.give_back(self.shared.cluster.topology().node(node).epoch);
+                    self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
+                }
                 Ok(lease) => {
                     self.entry.slot.served(&lease.identity);
                     self.lease = Some(lease);
                     self.on_replica = on_replica;
                     self.count_served(node, on_replica);
-                    return Ok(());
+                    if on_replica && !keeps {
+                        let topology = self.shared.cluster.load();
+                        self.held.sight.on_replica(node, now, None, &topology);
+                    }
+                    return Ok(node);
                 }
                 Err(Failure::NoPrimary) if Instant::now() < deadline => {
                     if !on_replica {
@@ -80,41 +101,89 @@ impl Session {
     }
 
     /// The node for a decision, and whether it serves as a replica. `None`: no primary is known.
-    fn choose(
-        &self,
+    async fn choose(
+        &mut self,
         decision: &mut Decision,
         failed: &[NodeId],
+        patience: Instant,
     ) -> Result<Option<(NodeId, bool)>, Failure> {
-        let topology = self.shared.cluster.load();
-        let rules = &self.eyes.rules;
-        let level = decision
-            .consistency
-            .or(self.eyes.options.consistency)
-            .unwrap_or(rules.settings.routing.consistency);
-        if decision.target == Target::Replica && level != Consistency::Eventual {
-            // No level above eventual is kept on replicas yet; the primary keeps them all.
+        let level = self.level(decision);
+        if decision.target == Target::Replica && level == Consistency::Primary {
             let reason = Reason::ConsistencyPrimary;
             *decision = Decision { target: Target::Primary, reason, ..*decision };
         }
         if decision.target == Target::Replica {
-            let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
-            let fresh = |node: &NodeView| {
-                !failed.contains(&node.id)
-                    && !self.lost_on.contains(&node.id)
-                    && max_lag.is_none_or(|most| node.lag.is_some_and(|lag| lag <= most))
-                    && decision.rule.is_none_or(|rule| rules.router.rules().prefers(rule, node))
-            };
-            if let Some(node) = rules.balancer.choose(&topology, fresh, Instant::now()) {
+            if let Some(node) = self.pick(decision, failed, keeps(level)) {
+                if keeps(level) {
+                    self.count_fresh(node, Freshness::AtOnce);
+                }
                 return Ok(Some((node, true)));
             }
-            if !rules.settings.routing.primary_reads {
-                return Err(Failure::NoReplica);
+            let candidates = self.candidates(decision, failed);
+            if keeps(level) && !candidates.is_empty() {
+                let wanted = *decision;
+                let pick = |session: &Self| session.pick(&wanted, failed, true);
+                if let Some(node) = self.wait_for_replica(patience, &candidates, pick).await? {
+                    self.count_fresh(node, Freshness::Waited);
+                    return Ok(Some((node, true)));
+                }
             }
-            let any = topology.eligible_replicas().any(|node| !failed.contains(&node.id));
-            let reason = if any { Reason::TooStale } else { Reason::NoEligibleReplica };
-            *decision = Decision { target: Target::Primary, reason, ..*decision };
+            let any = |node: &NodeView| !failed.contains(&node.id);
+            let reason = if !candidates.is_empty() {
+                Reason::BehindOwnWrites
+            } else if self.shared.cluster.topology().eligible_replicas().any(any) {
+                Reason::TooStale
+            } else {
+                Reason::NoEligibleReplica
+            };
+            self.turn_to_primary(decision, reason)?;
         }
-        Ok(topology.primary.filter(|node| !failed.contains(node)).map(|node| (node, false)))
+        let primary = self.shared.cluster.topology().primary;
+        let primary = primary.filter(|node| !failed.contains(node));
+        if let Some(node) = primary
+            && decision.reason == Reason::BehindOwnWrites
+        {
+            self.count_fresh(node, Freshness::Primary);
+        }
+        Ok(primary.map(|node| (node, false)))
+    }
+
+    /// A read that no replica may serve goes to the primary, if the operator lets it.
+    fn turn_to_primary(&self, decision: &mut Decision, reason: Reason) -> Result<(), Failure> {
+        if !self.eyes.rules.settings.routing.primary_reads {
+            return Err(Failure::NoReplica);
+        }
+        *decision = Decision { target: Target::Primary, reason, ..*decision };
+        Ok(())
+    }
+
+    /// A replica that may serve a read now; at levels above `eventual`, one that is fresh enough.
+    fn pick(&self, decision: &Decision, failed: &[NodeId], fresh: bool) -> Option<NodeId> {
+        let topology = self.shared.cluster.load();
+        let may = |node: &NodeView| {
+            self.may_serve(node, decision, failed)
+                && (!fresh
+                    || mutant::is(Mutant::CheckInRead)
+                    || self.held.sight.allows(node.id, &topology))
+        };
+        self.eyes.rules.balancer.choose(&topology, may, Instant::now())
+    }
+
+    /// The replicas that could serve a read if they were fresh enough.
+    fn candidates(&self, decision: &Decision, failed: &[NodeId]) -> SmallVec<[NodeId; 8]> {
+        let topology = self.shared.cluster.load();
+        let replicas = topology.eligible_replicas();
+        replicas.filter(|node| self.may_serve(node, decision, failed)).map(|node| node.id).collect()
+    }
+
+    /// Whether a replica may serve a read under the limits that hold for it.
+    fn may_serve(&self, node: &NodeView, decision: &Decision, failed: &[NodeId]) -> bool {
+        let rules = self.eyes.rules.router.rules();
+        let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
+        !failed.contains(&node.id)
+            && !self.lost_on.contains(&node.id)
+            && max_lag.is_none_or(|most| node.lag.is_some_and(|lag| lag <= most))
+            && decision.rule.is_none_or(|rule| rules.prefers(rule, node))
     }
 
     /// A server of one node. [`Failure::NoPrimary`] stands for a node that was not reached.

@@ -99,6 +99,7 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
+        self.lend_position(server);
         if request.end == End::Query {
             self.compose_sql_execute(buffer, request.frames[0], server, judge);
         }
@@ -113,6 +114,20 @@ impl Machine {
     fn script_of(&self, frame: Frame, text: &[u8], judge: &impl Judge) -> Arc<Script> {
         let judged = self.judged.iter().find(|(start, _)| *start == frame.start);
         judged.map_or_else(|| judge.script(text, self.lexis), |(_, script)| script.clone())
+    }
+
+    /// Inside a transaction `causeway.lsn` is set for that transaction only.
+    fn lend_position(&mut self, server: &mut ServerConn) {
+        let Some(position) = self.lend_position.take() else { return };
+        if server.responses.status() == b'T' {
+            let text = format!(
+                "SELECT pg_catalog.set_config('{}', '{position}', true)",
+                super::options::LSN
+            );
+            write::query(&mut server.output, text.as_bytes());
+            server.responses.expect_own(Sent::Query, None);
+            server.unnamed = None;
+        }
     }
 
     /// Writes one frame of the client's. It must be whole.

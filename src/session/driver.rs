@@ -17,6 +17,7 @@ use super::audit;
 use super::deadlines::{Deadlines, silence_ends};
 use super::eyes::Eyes;
 use super::failure::{Failure, SessionEnd};
+use super::fresh::Held;
 use super::machine::{After, Machine, Step};
 use super::pins::Pins;
 use super::post::Post;
@@ -67,6 +68,8 @@ pub struct Session {
     /// Replicas that the request under way has been lost on: it is not tried there again, for the
     /// other idle servers of a node that died are as dead.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    /// What it must not fall behind.
+    pub(super) held: Held,
     pins_seen: Pins,
     /// The last look at the workers that it has shown itself at.
     look_seen: u32,
@@ -101,6 +104,7 @@ impl Session {
             limits,
             on_replica: false,
             lost_on: SmallVec::new(),
+            held: Held::default(),
             pins_seen: Pins::default(),
             look_seen: 0,
             skipping: false,
@@ -254,11 +258,22 @@ impl Session {
             return self.skip(&request).await;
         }
         let status = self.lease.as_ref().map(|lease| lease.responses.status());
-        self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8());
+        if self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8()) {
+            self.adopt_options();
+        }
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_request_time(&request);
         }
-        match self.machine.on_request(&request, &self.client.input, status, &self.eyes) {
+        let mut step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
+        while let Step::Consult(question) = step {
+            if let Err(failure) = self.consult(question).await {
+                return self.fail(&request, &failure).await;
+            }
+            step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
+        }
+        self.machine.furthest = None;
+        match step {
+            Step::Consult(_) => Ok(()),
             Step::Terminate => Err(SessionEnd::Terminated),
             Step::Ignore => {
                 self.ignore(&request);
@@ -306,7 +321,12 @@ impl Session {
         loop {
             attempt += 1;
             let served = match self.acquire(&mut decision).await {
-                Ok(()) => self.attempt_in_time(request, &decision).await,
+                Ok(node) => {
+                    self.depart(node);
+                    let served = self.attempt_in_time(request, &decision).await;
+                    self.note_answer(node, &decision);
+                    served
+                }
                 Err(failure) => Err(self.why_cancelled(failure)),
             };
             match served {

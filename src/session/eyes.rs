@@ -60,8 +60,8 @@ impl Eyes {
         eyes
     }
 
-    /// Looks again: at the rules, the catalog, and the session's settings.
-    pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) {
+    /// Looks again: at the rules, the catalog, and the session's settings. Whether these have changed.
+    pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) -> bool {
         let mut changed = names_are_utf8 != self.names_are_utf8;
         self.names_are_utf8 = names_are_utf8;
         let rules = self.shared.rules.load();
@@ -73,7 +73,8 @@ impl Eyes {
         }
         drop(rules);
         self.catalog = self.shared.catalogs.get(&self.account.database);
-        if *laid != self.seen {
+        let set = *laid != self.seen;
+        if set {
             self.seen = laid.clone();
             self.options = Options::of(laid);
             changed = true;
@@ -81,6 +82,7 @@ impl Eyes {
         if changed || self.versions != self.versions_now() {
             self.reckon();
         }
+        set
     }
 
     fn versions_now(&self) -> (u64, u64) {

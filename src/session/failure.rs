@@ -109,6 +109,9 @@ pub enum Failure {
         /// How long the request waited.
         waited: Duration,
     },
+    /// The primary does not show in time what a replica has shown.
+    #[error("the primary does not show yet what a replica has shown")]
+    NotYetVisible,
     /// The node refused the connection.
     #[error("the node refused the connection")]
     NodeRefused(#[source] Box<ErrorReport>),
@@ -181,6 +184,15 @@ impl Failure {
                 ErrorReport::error("57P03", "no replica may serve the read at the moment")
                     .with_hint("routing.primary_reads forbids reads on the primary.")
             }
+            Self::NotYetVisible => ErrorReport::error(
+                "40001",
+                "could not serialize access: the primary does not show yet what this session has read",
+            )
+            .with_detail(
+                "A replica has shown a transaction whose commit the primary has not finished: it waits \
+                 for its synchronous standbys.",
+            )
+            .with_hint("The statement might succeed if retried."),
             Self::Busy { size, waited } => ErrorReport::error(
                 "53300",
                 format!("no server became free within {}", humantime::format_duration(*waited)),

@@ -7,7 +7,8 @@ use bytes::BytesMut;
 
 use super::driver::Session;
 use super::failure::Failure;
-use super::machine::Machine;
+use super::machine::{Machine, Question};
+use super::options::{self, Fault};
 use super::pins::Pin;
 use super::relay;
 use super::settings::SessionSettings;
@@ -60,13 +61,18 @@ impl Session {
         );
         client.output = BytesMut::new();
         let mut session = Self::new(shared, worker, client, machine, account, entry);
-        let parameters = match session.parameters().await {
+        let begun = match session.check_own_settings().await {
+            Ok(()) => session.parameters().await.map_err(|failure| failure.report()),
+            Err(report) => Err(report),
+        };
+        let parameters = match begun {
             Ok(parameters) => parameters,
-            Err(failure) => {
-                let report = ErrorReport { severity: "FATAL".into(), ..failure.report() };
+            Err(report) => {
+                let report = ErrorReport { severity: "FATAL".into(), ..report };
                 return Err(refuse(session.client, report).await);
             }
         };
+        session.adopt_options();
         if rules.settings.pool.mode == PoolMode::Session {
             session.machine.pin(Pin::SessionMode);
         }
@@ -79,6 +85,20 @@ impl Session {
         write::ready_for_query(out, b'I');
         session.client.flush().await?;
         Ok(session)
+    }
+
+    /// Refuses start-up options of Causeway's own that mean nothing, or speak of the future.
+    async fn check_own_settings(&mut self) -> Result<(), ErrorReport> {
+        loop {
+            match options::check_all(self.machine.settings.base(), self.machine.furthest) {
+                Ok(()) => return Ok(()),
+                Err(Fault::Refused(report)) => return Err(report),
+                Err(Fault::Unknown) => {
+                    let asked = self.consult(Question::Furthest).await;
+                    asked.map_err(|failure| failure.report())?;
+                }
+            }
+        }
     }
 
     /// What a server with the session's settings reports. Known after the first login of its kind;

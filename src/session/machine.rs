@@ -15,14 +15,16 @@ use smallvec::SmallVec;
 
 use super::audit::Suspicion;
 use super::judge::Judge;
-use super::options;
+use super::options::{self, Fault};
 use super::pins::{Pin, Pins};
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
+use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, frame, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
+use crate::server::laid::statement_for;
 use crate::sql::Script;
 use crate::sql::statement::{
     Class, Isolation, Lexis, Modes, SessionEffect, Statement, Transaction,
@@ -59,10 +61,21 @@ pub enum Step {
     Answer(Decision),
     /// It goes to a server.
     Exchange(Decision),
+    /// Something must be known first; then it is asked again.
+    Consult(Question),
     /// The client is leaving.
     Terminate,
     /// Nothing: PostgreSQL ignores it as well.
     Ignore,
+}
+
+/// What the machine must know before it can say what to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// How far the primary is: [`Machine::furthest`].
+    Furthest,
+    /// What the session must not fall behind: [`Machine::position`].
+    Position,
 }
 
 /// What becomes of the server after an exchange.
@@ -128,6 +141,12 @@ pub struct Machine {
     pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// Texts of the request that were looked up when it was judged, by where their frames begin.
     pub(super) judged: SmallVec<[(usize, Arc<Script>); 1]>,
+    /// How far the primary is, for the request under way, if that was asked.
+    pub furthest: Option<Lsn>,
+    /// What the session must not fall behind, for the request under way, if that was asked.
+    pub position: Option<Lsn>,
+    /// `causeway.lsn`, to be lent to the server inside a transaction.
+    pub(super) lend_position: Option<Lsn>,
     /// What is answered without a server.
     pub reply: BytesMut,
     pub(super) lexis: Lexis,
@@ -164,6 +183,9 @@ impl Machine {
             pending: FxHashMap::default(),
             running: None,
             judged: SmallVec::new(),
+            furthest: None,
+            position: None,
+            lend_position: None,
             reply: BytesMut::new(),
             lexis: Lexis::default(),
             ascii_safe: true,
@@ -272,7 +294,10 @@ impl Machine {
                 Decision::primary(Reason::StatementTooLarge)
             }
             End::Overflow => Decision::primary(Reason::PipelineTooLarge),
-            _ => self.judge_pipeline(request, buffer, judge),
+            _ => match self.judge_pipeline(request, buffer, judge) {
+                Ok(decision) => decision,
+                Err(step) => return step,
+            },
         })
     }
 
@@ -306,6 +331,9 @@ impl Machine {
         if script.statements.is_empty() && decision.is_none() && self.ascii_safe {
             write::message(&mut self.reply, b'I', |_| ());
             return self.answered(Target::Proxy, Reason::EmptyQuery);
+        }
+        if let Some(step) = self.show_position(&script) {
+            return step;
         }
         if let Some(only) = only
             && let Some(step) = self
@@ -369,12 +397,34 @@ impl Machine {
         if server_status.is_some_and(|status| status != b'I') {
             return None;
         }
-        let report = options::check(name, text).err()?;
+        let report = match options::check(name, text, self.furthest).err()? {
+            Fault::Unknown => return Some(Step::Consult(Question::Furthest)),
+            Fault::Refused(report) => report,
+        };
         report.encode(&mut self.reply);
         if matches!(self.phase, Phase::Held { .. }) {
             self.phase = Phase::Lost { untold: None };
         }
         Some(self.answered(Target::Proxy, Reason::ProxySet))
+    }
+
+    /// `SHOW causeway.lsn` shows what is laid on the server for it just before.
+    fn show_position(&mut self, script: &Script) -> Option<Step> {
+        let shows = |one: &Statement| one.shown.as_deref() == Some(options::LSN);
+        if !script.statements.iter().any(shows) {
+            return None;
+        }
+        let Some(position) = self.position.take() else {
+            return Some(Step::Consult(Question::Position));
+        };
+        if matches!(self.phase, Phase::Open { .. }) {
+            self.lend_position = Some(position);
+        } else {
+            let statement = statement_for(options::LSN, &position.to_string());
+            self.settings.set(options::LSN, statement);
+            self.settings.end_transaction(true);
+        }
+        None
     }
 
     /// Answers what needs no server: the beginning of a transaction (which is held back), the end
@@ -427,7 +477,12 @@ impl Machine {
     }
 
     /// A pipeline goes where its strictest statement goes.
-    fn judge_pipeline(&mut self, request: &Request, buffer: &[u8], judge: &impl Judge) -> Decision {
+    fn judge_pipeline(
+        &mut self,
+        request: &Request,
+        buffer: &[u8],
+        judge: &impl Judge,
+    ) -> Result<Decision, Step> {
         let mut verdict: Option<Decision> = None;
         let mut modes = match &self.phase {
             Phase::Held { modes, .. } => Some(*modes),
@@ -440,9 +495,14 @@ impl Machine {
                     Some((_, text, _)) => {
                         let script = judge.script(text, self.lexis);
                         self.judged.push((frame.start, script.clone()));
+                        if let [only] = &script.statements[..]
+                            && let Some(step) = self.refuse_own_setting(only, text, None)
+                        {
+                            return Err(step);
+                        }
                         script
                     }
-                    None => return Decision::primary(Reason::NotUnderstood),
+                    None => return Ok(Decision::primary(Reason::NotUnderstood)),
                 },
                 b'B' | b'D' => {
                     let name = match frame.kind {
@@ -451,7 +511,7 @@ impl Machine {
                         _ => continue,
                     };
                     match name {
-                        None => return Decision::primary(Reason::NotUnderstood),
+                        None => return Ok(Decision::primary(Reason::NotUnderstood)),
                         // Parsed in this pipeline, where it was judged, or before.
                         Some(b"") if verdict.is_some() => continue,
                         Some(b"") => match self.statements.unnamed.get() {
@@ -473,6 +533,9 @@ impl Machine {
                 modes = Some(*begin);
                 continue;
             }
+            if let Some(step) = self.show_position(&script) {
+                return Err(step);
+            }
             self.reads_sequence |= reads_sequence(&script);
             let one = match modes {
                 Some(modes) => self.judge_transaction(modes, judge.decide_read_only(&script)),
@@ -487,10 +550,10 @@ impl Machine {
                 Some(first) => first,
             });
         }
-        verdict.unwrap_or_else(|| match modes {
+        Ok(verdict.unwrap_or_else(|| match modes {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
-        })
+        }))
     }
 
     /// The facts of every text that a request runs; `None` if not all are known.

@@ -18,14 +18,50 @@ struct OfNode {
     reads: Counter,
     /// Requests that it served as the primary.
     writes: Counter,
+    /// By [`Freshness`].
+    fresh: [Counter; 3],
 }
+
+/// How a read at a level above `eventual` found a node that was fresh enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// The replica was, at once.
+    AtOnce,
+    /// After waiting for it.
+    Waited,
+    /// No replica was: the primary served it.
+    Primary,
+}
+
+const FRESHNESS: [&str; 3] = ["at_once", "waited", "primary"];
+
+/// How a session came from replicas to the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Crossing {
+    /// It was known already that the primary shows what the replica showed.
+    AtOnce,
+    /// The clocks were asked.
+    Waited,
+    /// A replica was asked for the fate of transactions.
+    Asked,
+    /// The replica is gone, and long transactions hide whether the primary shows all of it.
+    Unproven,
+}
+
+const CROSSINGS: [&str; 4] = ["at_once", "waited", "asked", "unproven"];
 
 /// What sessions count. Labels are looked up when a node is first met, never per request.
 #[derive(Debug)]
 pub struct Metrics {
     reads: Family<Counter>,
     writes: Family<Counter>,
+    fresh: Family<Counter>,
     nodes: RwLock<Vec<OfNode>>,
+    crossings: Box<[Counter]>,
+    /// From the first look for a fresh replica to finding one, or giving up.
+    pub catchup: Histogram,
+    /// Sessions whose acknowledged history a failover has lost, or may have.
+    pub lost_history: Counter,
     reasons: Box<[Counter]>,
     /// From the request's last byte to the answer's last.
     pub latency: Histogram,
@@ -60,7 +96,29 @@ impl Metrics {
                 "Requests that the node served as the primary",
                 &["node"],
             ),
+            fresh: registry.counters(
+                "causeway_fresh_reads",
+                "Reads above level eventual: served by the node at once, after waiting for it, or by the \
+                 primary since no replica was fresh enough",
+                &["node", "how"],
+            ),
             nodes: RwLock::default(),
+            crossings: registry
+                .counters(
+                    "causeway_barriers",
+                    "Requests to the primary after reads on replicas, by what it took to know that \
+                     the primary shows what they showed",
+                    &["how"],
+                )
+                .indexed(&CROSSINGS),
+            catchup: registry.histogram(
+                "causeway_catchup_seconds",
+                "Time that reads waited for a replica to be fresh enough",
+            ),
+            lost_history: registry.counter(
+                "causeway_lost_history",
+                "Sessions that a failover has lost, or may have lost, acknowledged history of",
+            ),
             reasons: registry
                 .counters(
                     "causeway_statements",
@@ -101,15 +159,33 @@ impl Metrics {
 
     /// Counts a request that a node serves. `topology` is asked for when the node is first met.
     pub fn served(&self, by: NodeId, as_replica: bool, topology: impl Fn() -> Arc<Topology>) {
-        let number = usize::from(by.0);
+        self.of(by, topology, |node| if as_replica { &node.reads } else { &node.writes });
+    }
+
+    /// Counts a read at a level above `eventual`, and how it came to this node.
+    pub fn fresh(&self, by: NodeId, how: Freshness, topology: impl Fn() -> Arc<Topology>) {
+        self.of(by, topology, |node| &node.fresh[how as usize]);
+    }
+
+    fn of(
+        &self,
+        node: NodeId,
+        topology: impl Fn() -> Arc<Topology>,
+        counter: impl Fn(&OfNode) -> &Counter,
+    ) {
+        let number = usize::from(node.0);
         loop {
             if let Some(node) = self.nodes.read().get(number) {
-                return if as_replica { node.reads.inc() } else { node.writes.inc() };
+                return counter(node).inc();
             }
             let mut nodes = self.nodes.write();
             for node in topology().nodes.iter().skip(nodes.len()) {
-                let name: &[&str] = &[&node.name];
-                nodes.push(OfNode { reads: self.reads.with(name), writes: self.writes.with(name) });
+                let name: &str = &node.name;
+                nodes.push(OfNode {
+                    reads: self.reads.with(&[name]),
+                    writes: self.writes.with(&[name]),
+                    fresh: FRESHNESS.map(|how| self.fresh.with(&[name, how])),
+                });
             }
         }
     }
@@ -128,6 +204,11 @@ impl Metrics {
     #[must_use]
     pub fn timeouts(&self, overdue: Overdue) -> u64 {
         self.overdue[overdue as usize].value()
+    }
+
+    /// Counts a request to the primary after reads on replicas.
+    pub fn crossed(&self, how: Crossing) {
+        self.crossings[how as usize].inc();
     }
 
     /// Counts a session that has just been pinned.

@@ -2,6 +2,8 @@
 //!
 //! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`]. With
 //! sockets: [`driver`], [`deadlines`], [`acquire`], [`relay`], [`audit`], [`greet`], [`registry`].
+//! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
+//! sockets: [`driver`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`].
 
 pub mod acquire;
 pub mod audit;
@@ -11,8 +13,10 @@ pub mod deadlines;
 pub mod driver;
 pub mod eyes;
 pub mod failure;
+mod fresh;
 pub mod greet;
 pub mod judge;
+pub mod keys;
 mod lost;
 pub mod machine;
 pub mod metrics;
@@ -23,6 +27,7 @@ pub mod registry;
 pub mod relay;
 pub mod settings;
 pub mod shared;
+pub mod sight;
 pub mod statements;
 
 pub use driver::Session;

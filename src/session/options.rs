@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cluster::Lsn;
 use crate::config::settings::Consistency;
 use crate::protocol::ErrorReport;
 use crate::routing::decide::consistency_of;
@@ -11,8 +12,19 @@ use crate::sql::{self, SetValue};
 
 /// Settings of Causeway's own. They are PostgreSQL settings like any other (custom ones), so SET,
 /// SHOW, rollback and start-up options work on them as on all.
-const OWN: &[&str] =
-    &["causeway.route", "causeway.consistency", "causeway.max_lag", "causeway.explain"];
+const OWN: &[&str] = &[
+    "causeway.route",
+    "causeway.consistency",
+    "causeway.max_lag",
+    "causeway.explain",
+    AFTER_LSN,
+    "causeway.session_key",
+    LSN,
+];
+/// The position that others must not fall behind; cannot be set.
+pub(super) const LSN: &str = "causeway.lsn";
+/// Such a position of another session.
+const AFTER_LSN: &str = "causeway.after_lsn";
 
 /// The settings that routing looks at.
 #[derive(Debug, Default, Clone, PartialEq)]
@@ -25,6 +37,10 @@ pub struct Options {
     pub max_lag: Option<Duration>,
     /// `causeway.explain`
     pub explain: bool,
+    /// `causeway.after_lsn`
+    pub after_lsn: Option<Lsn>,
+    /// `causeway.session_key`
+    pub session_key: Option<String>,
     /// `search_path`
     pub search_path: Option<String>,
     /// `application_name`
@@ -46,6 +62,8 @@ impl Options {
             consistency: own("causeway.consistency").and_then(|value| consistency_of(&value)),
             max_lag: own("causeway.max_lag").and_then(|value| duration(&value)),
             explain: own("causeway.explain").is_some_and(|value| is_on(&value)),
+            after_lsn: value(AFTER_LSN).and_then(|value| value.parse().ok()),
+            session_key: value("causeway.session_key").filter(|key| !key.is_empty()),
             search_path: value("search_path"),
             application_name: value("application_name").unwrap_or_default(),
             role: value("role").or_else(|| value("session_authorization")),
@@ -55,39 +73,88 @@ impl Options {
     }
 }
 
+/// Why a value of one of Causeway's own settings is not taken.
+#[derive(Debug)]
+pub enum Fault {
+    /// It means nothing.
+    Refused(ErrorReport),
+    /// Nobody knows until the primary has been asked how far it is.
+    Unknown,
+}
+
+/// Longest `causeway.session_key`, in bytes.
+const KEY_MOST: usize = 256;
+
 /// Refuses a SET of one of Causeway's own settings that means nothing.
 ///
 /// # Errors
 /// With PostgreSQL's SQLSTATE for an invalid value, or for an unknown setting.
-pub fn check(name: &str, statement: &[u8]) -> Result<(), ErrorReport> {
+///
+/// `furthest`: how far the primary is, if that is known: no position ahead of it is taken.
+pub fn check(name: &str, statement: &[u8], furthest: Option<Lsn>) -> Result<(), Fault> {
     if !name.starts_with("causeway.") {
         return Ok(());
     }
     if !OWN.contains(&name) {
         let known = OWN.join(", ");
         let message = format!("unrecognized configuration parameter \"{name}\"");
-        return Err(ErrorReport::error("42704", message)
-            .with_hint(format!("Causeway's own settings are {known}.")));
+        let report = ErrorReport::error("42704", message)
+            .with_hint(format!("Causeway's own settings are {known}."));
+        return Err(Fault::Refused(report));
     }
     let Some(value) = value_in(statement).map(|value| value.to_ascii_lowercase()) else {
         return Ok(());
     };
-    let (good, expected) = match name {
-        "causeway.route" => (
-            matches!(value.as_str(), "primary" | "replica" | "default" | ""),
-            "primary, replica, default",
-        ),
-        "causeway.consistency" => {
-            (consistency_of(&value).is_some(), "eventual, session, global, primary")
+    check_value(name, &value, furthest)
+}
+
+/// The same of all settings that a start-up packet asks for.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_all(laid: &Laid, furthest: Option<Lsn>) -> Result<(), Fault> {
+    laid.iter().try_for_each(|(name, statement)| check(name, statement, furthest))
+}
+
+/// The same of a value.
+///
+/// # Errors
+/// As [`check`].
+fn check_value(name: &str, value: &str, furthest: Option<Lsn>) -> Result<(), Fault> {
+    if name == LSN {
+        let message = format!("parameter \"{name}\" cannot be changed");
+        let hint = "Set causeway.after_lsn to what SHOW causeway.lsn has shown elsewhere.";
+        return Err(Fault::Refused(ErrorReport::error("55P02", message).with_hint(hint)));
+    }
+    if name == AFTER_LSN
+        && let Ok(position) = value.parse::<Lsn>()
+    {
+        let Some(furthest) = furthest else { return Err(Fault::Unknown) };
+        if position <= furthest {
+            return Ok(());
         }
-        "causeway.max_lag" => (duration(&value).is_some(), "a time with its unit, such as 500ms"),
-        _ => (is_on(&value) || is_off(&value), "on, off"),
+        let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
+        let detail = format!("The primary is at {furthest}: no session can have seen more.");
+        return Err(Fault::Refused(ErrorReport::error("22023", message).with_detail(detail)));
+    }
+    let (good, expected) = match name {
+        AFTER_LSN => (value.is_empty(), "a position such as 16/B374D848"),
+        "causeway.session_key" => (value.len() <= KEY_MOST, "a string of at most 256 bytes"),
+        "causeway.route" => {
+            (matches!(value, "primary" | "replica" | "default" | ""), "primary, replica, default")
+        }
+        "causeway.consistency" => {
+            (consistency_of(value).is_some(), "eventual, session, global, primary")
+        }
+        "causeway.max_lag" => (duration(value).is_some(), "a time with its unit, such as 500ms"),
+        _ => (is_on(value) || is_off(value), "on, off"),
     };
     if good {
         return Ok(());
     }
     let message = format!("invalid value for parameter \"{name}\": \"{value}\"");
-    Err(ErrorReport::error("22023", message).with_hint(format!("Available values: {expected}.")))
+    let report = ErrorReport::error("22023", message);
+    Err(Fault::Refused(report.with_hint(format!("Available values: {expected}."))))
 }
 
 fn value_of(laid: &Laid, name: &str) -> Option<String> {
@@ -165,10 +232,24 @@ mod tests {
 
     #[test]
     fn own_settings_are_checked() {
-        assert!(check("causeway.route", b"SET causeway.route = primary").is_ok());
-        assert!(check("timezone", b"SET timezone = nonsense").is_ok());
-        let wrong = check("causeway.max_lag", b"SET causeway.max_lag = 'soon'").unwrap_err();
-        assert_eq!(wrong.sqlstate, "22023");
-        assert_eq!(check("causeway.rout", b"SET causeway.rout = 1").unwrap_err().sqlstate, "42704");
+        let refused = |name: &str, value: &str| {
+            let text = format!("SET {name} = '{value}'");
+            match check(name, text.as_bytes(), Some(Lsn(0x20))) {
+                Ok(()) => None,
+                Err(Fault::Refused(report)) => Some(report.sqlstate),
+                Err(Fault::Unknown) => panic!("it was told"),
+            }
+        };
+        assert_eq!(refused("causeway.route", "primary"), None);
+        assert_eq!(refused("timezone", "nonsense"), None);
+        assert_eq!(refused("causeway.max_lag", "soon").as_deref(), Some("22023"));
+        assert_eq!(refused("causeway.rout", "1").as_deref(), Some("42704"));
+        assert_eq!(refused("causeway.lsn", "0/1").as_deref(), Some("55P02"));
+        assert_eq!(refused("causeway.after_lsn", "0/20"), None);
+        assert_eq!(refused("causeway.after_lsn", "0/21").as_deref(), Some("22023"), "the future");
+        assert_eq!(refused("causeway.after_lsn", "soon").as_deref(), Some("22023"));
+        assert_eq!(refused("causeway.session_key", &"x".repeat(257)).as_deref(), Some("22023"));
+        let unasked = check("causeway.after_lsn", b"SET causeway.after_lsn = '0/1'", None);
+        assert!(matches!(unasked, Err(Fault::Unknown)));
     }
 }

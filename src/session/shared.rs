@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::deadlines::Clocks;
+use super::keys::Keys;
 use super::metrics::Metrics;
 use super::registry::Registry;
 use super::statements;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub scripts: ScriptCache,
     /// The prepared statements.
     pub statements: Arc<statements::Shared>,
+    /// What connections with the same `causeway.session_key` share.
+    pub keys: Keys,
     /// Who may be cancelled.
     pub registry: Arc<Registry>,
     /// What is counted.

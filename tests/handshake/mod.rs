@@ -28,6 +28,7 @@ fn limits() -> Limits {
         statement: 1 << 20,
         times: TimeLimits::default(),
         idle_timeout: None,
+        session_keys: 100,
     }
 }
 

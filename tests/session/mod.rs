@@ -24,6 +24,7 @@ use causeway::protocol::{ErrorReport, write};
 use causeway::session::deadlines::Clocks;
 use causeway::session::driver::Left;
 use causeway::session::failure::SessionEnd;
+use causeway::session::keys::Keys;
 use causeway::session::metrics::Metrics;
 use causeway::session::post::Post;
 use causeway::session::registry::Registry;
@@ -141,7 +142,7 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
         nodes.iter().map(|node| format!("\"127.0.0.1:{}\"", node.address.port)).collect();
     let text = format!(
         "[cluster]\nnodes = [{}]\n[monitor]\nuser = \"app\"\npassword = \"app\"\n\
-         database = \"app\"\n[pool]\n{pool}\n[[user]]\nname = \"app\"\npassword = \"app\"\n",
+         database = \"app\"\n[routing]\nconsistency = \"eventual\"\n[pool]\n{pool}\n[[user]]\nname = \"app\"\npassword = \"app\"\n",
         addresses.join(", ")
     );
     let settings = config::parse(&text, Path::new(".")).unwrap();
@@ -158,6 +159,7 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
         pools: Arc::new(Pools::new(1)),
         scripts: ScriptCache::new(100),
         statements: Arc::new(statements::Shared::default()),
+        keys: Keys::new(100),
         registry: Arc::new(Registry::default()),
         metrics: Metrics::new(&registry),
         clocks: Clocks::new(1),
@@ -180,12 +182,14 @@ fn topology(nodes: &[FakeServer]) -> Topology {
         lag: Some(Duration::ZERO),
         sampled_at: None,
         server_version_num: Some(150_000),
+        clock: Arc::default(),
     };
     Topology {
         version: 1,
         primary: Some(NodeId(0)),
         system_identifier: Some(1),
         timeline: Some(1),
+        switches: Arc::new([]),
         nodes: nodes.iter().enumerate().map(view).collect(),
     }
 }

@@ -1,0 +1,419 @@
+//! Never older than its own writes: waiting until a node has what a session must not fall behind.
+//!
+//! [`sight`](super::sight) says what is missing; here it is waited for. The usual read waits for nothing and
+//! costs a few comparisons of numbers. Nothing here is done while a session has a server.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
+
+use super::driver::Session;
+use super::failure::Failure;
+use super::machine::Question;
+use super::metrics::{Crossing, Freshness};
+use super::sight::{Barrier, Lost, Sight};
+use crate::cluster::mutant::{self, Mutant};
+use crate::cluster::snapshot::DOUBTS_MOST;
+use crate::cluster::{Lsn, NodeId, NodeState, NodeView, Role, Topology};
+use crate::config::settings::Consistency;
+use crate::pool::Lease;
+use crate::protocol::ErrorReport;
+use crate::routing::Decision;
+use crate::routing::decision::Reason;
+
+/// What a session holds of consistency between requests.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pub(super) sight: Sight,
+    /// `causeway.session_key`
+    pub(super) key: Option<Arc<super::keys::Key>>,
+    /// What of `causeway.after_lsn` was taken over.
+    pub(super) after: Option<Lsn>,
+}
+
+impl Session {
+    /// The level that a decision is to be carried out at.
+    pub(super) fn level(&self, decision: &Decision) -> Consistency {
+        if mutant::is(Mutant::Eventual) {
+            return Consistency::Eventual;
+        }
+        decision
+            .consistency
+            .or(self.eyes.options.consistency)
+            .unwrap_or(self.eyes.rules.settings.routing.consistency)
+    }
+
+    /// Takes over what was decided elsewhere since the last request: a promotion, what others with
+    /// the same key have done, and, at level `global`, everything.
+    pub(super) fn look_back(&mut self, level: Consistency) {
+        let topology = self.shared.cluster.load();
+        let now = Instant::now();
+        if let Some(lost) = self.held.sight.follow(&topology, now) {
+            self.tell_lost_history(&lost);
+        }
+        if let Some(key) = &self.held.key {
+            // Whoever has the key and was not told of a loss yet is told by its own sight.
+            let follow = |sight: &mut Sight| {
+                let _ = sight.follow(&topology, now);
+            };
+            for node in key.share(&mut self.held.sight, follow) {
+                match topology.node(node).role {
+                    Role::Replica => self.held.sight.on_replica(node, now, None, &topology),
+                    _ => self.held.sight.on_primary(node, now, false, &topology),
+                }
+            }
+        }
+        if level == Consistency::Global
+            && let Some(primary) = topology.primary
+        {
+            self.held.sight.on_primary(primary, now, false, &topology);
+        }
+        self.held.sight.resolve(&topology);
+    }
+
+    /// A failover has lost what this session relies on: that is said, and counted.
+    fn tell_lost_history(&mut self, lost: &Lost) {
+        self.shared.metrics.lost_history.inc();
+        let at = lost.switch.at;
+        let (verb, detail) = match lost.floor {
+            Some(floor) if lost.switch.exact => (
+                "has lost",
+                format!("It was at {floor}; timeline {} ended at {at}.", lost.switch.ended),
+            ),
+            Some(floor) => (
+                "may have lost",
+                format!("It was at {floor}; timeline {} ended past {at}.", lost.switch.ended),
+            ),
+            None => (
+                "may have lost",
+                format!(
+                    "Its last request was answered shortly before timeline {} ended.",
+                    lost.switch.ended
+                ),
+            ),
+        };
+        tracing::warn!(
+            user = %self.account.user,
+            database = %self.account.database,
+            process_id = self.entry.process_id,
+            %detail,
+            "a failover {verb} what a session had written or read"
+        );
+        let message = format!("a failover {verb} what this session had written or read");
+        ErrorReport::new("WARNING", "01000", message)
+            .with_detail(detail)
+            .encode(&mut self.client.output);
+    }
+
+    /// Waits until one of the replicas that `pick` takes is fresh enough, at most until `deadline`.
+    /// `pick` is asked with the session after each change.
+    pub(super) async fn wait_for_replica(
+        &mut self,
+        deadline: Instant,
+        candidates: &[NodeId],
+        pick: impl Fn(&Self) -> Option<NodeId>,
+    ) -> Result<Option<NodeId>, Failure> {
+        let wake = Arc::new(Notify::new());
+        let began = Instant::now();
+        loop {
+            let topology = self.shared.cluster.topology();
+            self.held.sight.resolve(&topology);
+            if let Some(node) = pick(self) {
+                self.shared.metrics.catchup.observe(began.elapsed());
+                return Ok(Some(node));
+            }
+            let worth = self.ask_replicas(&topology, candidates, &wake, began);
+            drop(topology);
+            if !worth || !self.woken(&wake, deadline).await? {
+                break;
+            }
+        }
+        let topology = self.shared.cluster.topology();
+        for node in candidates {
+            topology.node(*node).clock.gave_up(Instant::now());
+        }
+        self.shared.metrics.catchup.observe(began.elapsed());
+        Ok(None)
+    }
+
+    /// Has the clocks asked for what is missing. False if no replica is worth waiting for.
+    fn ask_replicas(
+        &self,
+        topology: &Topology,
+        candidates: &[NodeId],
+        wake: &Arc<Notify>,
+        began: Instant,
+    ) -> bool {
+        let sight = &self.held.sight;
+        let mut worth = false;
+        for node in candidates {
+            let clock = &topology.node(*node).clock;
+            clock.want();
+            if clock.is_worth_waiting_for(began) {
+                worth = true;
+                if let Some(required) = sight.required(*node, None, topology) {
+                    clock.wake_at(began, required, wake);
+                }
+            }
+        }
+        if let Some((node, at)) = sight.pending() {
+            topology.node(node).clock.wake_at(at, Lsn(0), wake);
+        } else if let Some((node, at)) = sight.unbounded(topology) {
+            topology.node(node).clock.wake_at(at, Lsn(0), wake);
+            if let Some(primary) = topology.primary {
+                topology.node(primary).clock.wake_at(at, Lsn(0), wake);
+            }
+        }
+        worth
+    }
+
+    /// Sees that a leased replica server has what the session must not fall behind. False if that
+    /// could not be known in time.
+    pub(super) async fn prove(
+        &mut self,
+        lease: &Lease,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        let (node, opened) = (lease.identity.node, lease.opened_at);
+        let wake = Arc::new(Notify::new());
+        loop {
+            let topology = self.shared.cluster.topology();
+            let proof = if mutant::is(Mutant::CheckInRead) {
+                Some(self.held.sight.floor())
+            } else {
+                self.held.sight.proof(node, opened, &topology)
+            };
+            if let Some(had) = proof {
+                self.held.sight.on_replica(node, Instant::now(), Some(had), &topology);
+                return Ok(true);
+            }
+            let clock = &topology.node(node).clock;
+            match self.held.sight.required(node, Some(opened), &topology) {
+                Some(required) => clock.wake_at(opened, required, &wake),
+                None => {
+                    if let Some((seen, at)) = self.held.sight.unbounded(&topology) {
+                        topology.node(seen).clock.wake_at(at, Lsn(0), &wake);
+                        if let Some(primary) = topology.primary {
+                            topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
+                        }
+                    }
+                }
+            }
+            drop(topology);
+            if !self.woken(&wake, deadline).await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Waits until the primary shows all that the session has seen on replicas.
+    pub(super) async fn pass_barrier(
+        &mut self,
+        primary: NodeId,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        if !self.held.sight.has_seen() {
+            return Ok(());
+        }
+        let wake = Arc::new(Notify::new());
+        let patience = Instant::now() + self.eyes.rules.settings.routing.catchup_wait;
+        let mut crossing = Crossing::AtOnce;
+        loop {
+            let topology = self.shared.cluster.topology();
+            let barrier = self.held.sight.barrier(primary, &topology);
+            if let Barrier::Ask(replica, at) | Barrier::Doubts(replica, at, _) = barrier
+                && is_gone(topology.node(replica), at)
+                && Instant::now() >= patience
+            {
+                // Nobody is left who could say what it has shown.
+                crossing = Crossing::Unproven;
+                break;
+            }
+            match barrier {
+                Barrier::Passes => break,
+                Barrier::Ask(replica, at) => {
+                    crossing = crossing.max(Crossing::Waited);
+                    topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
+                    topology.node(replica).clock.wake_at(at, Lsn(0), &wake);
+                }
+                Barrier::Doubts(replica, at, xids) if xids.len() <= DOUBTS_MOST => {
+                    crossing = crossing.max(Crossing::Asked);
+                    let clock = topology.node(replica).clock.clone();
+                    let fates = timeout_at(deadline.into(), clock.committed(xids)).await;
+                    if let Ok(Some((lived_since, shown))) = fates
+                        && lived_since <= at
+                    {
+                        self.await_visible(primary, &shown, deadline, &wake).await?;
+                        break;
+                    }
+                }
+                Barrier::Doubts(..) => {
+                    topology.node(primary).clock.wake_at(Instant::now(), Lsn(0), &wake);
+                }
+            }
+            drop(topology);
+            let look_again = (Instant::now() + LOOK_AGAIN).min(deadline);
+            if !self.woken(&wake, look_again).await? && Instant::now() >= deadline {
+                return Err(Failure::NotYetVisible);
+            }
+        }
+        self.shared.metrics.crossed(crossing);
+        Ok(())
+    }
+
+    /// Waits until these transactions have ended on the primary: a replica has shown them already.
+    async fn await_visible(
+        &self,
+        primary: NodeId,
+        shown: &[u64],
+        deadline: Instant,
+        wake: &Arc<Notify>,
+    ) -> Result<(), Failure> {
+        loop {
+            let topology = self.shared.cluster.topology();
+            let clock = &topology.node(primary).clock;
+            let ended = |tick: Arc<crate::cluster::Tick>| {
+                tick.role == Role::Primary && shown.iter().all(|xid| tick.snapshot.has_ended(*xid))
+            };
+            if clock.latest().is_some_and(ended) {
+                return Ok(());
+            }
+            clock.wake_at(Instant::now(), Lsn(0), wake);
+            drop(topology);
+            if !self.woken(wake, deadline).await? {
+                return Err(Failure::NotYetVisible);
+            }
+        }
+    }
+
+    /// Waits to be woken. False if it is too late.
+    async fn woken(&self, wake: &Notify, deadline: Instant) -> Result<bool, Failure> {
+        self.entry.slot.waits();
+        let woken = tokio::select! {
+            woken = timeout_at(deadline.into(), wake.notified()) => Ok(woken.is_ok()),
+            () = self.entry.slot.cancelled.notified() => Err(Failure::Cancelled),
+        };
+        if woken.is_err() {
+            self.entry.slot.rests();
+        }
+        woken
+    }
+
+    /// A request was sent to the leased server and was answered, or may have been.
+    pub(super) fn note_answer(&mut self, node: NodeId, decision: &Decision) {
+        if decision.reason == Reason::ProxyShow {
+            return self.arrive(node);
+        }
+        let keeps = keeps(self.level(decision));
+        let now = Instant::now();
+        {
+            let topology = self.shared.cluster.load();
+            if self.on_replica {
+                self.held.sight.on_answer(node, now);
+            } else {
+                self.held.sight.on_primary(node, now, keeps, &topology);
+            }
+            if keeps {
+                topology.node(node).clock.want();
+            }
+        }
+        self.arrive(node);
+    }
+
+    /// A request is about to be sent to the leased server.
+    pub(super) fn depart(&self, node: NodeId) {
+        if let Some(key) = &self.held.key {
+            key.departs(node);
+        }
+    }
+
+    fn arrive(&self, node: NodeId) {
+        if let Some(key) = &self.held.key {
+            key.arrives(node, &self.held.sight);
+        }
+    }
+
+    /// Takes over what the session has set of consistency.
+    pub(super) fn adopt_options(&mut self) {
+        let options = &self.eyes.options;
+        self.held.key = options
+            .session_key
+            .as_deref()
+            .map(|name| self.shared.keys.key(&self.account.database, name));
+        if options.after_lsn != self.held.after {
+            self.held.after = options.after_lsn;
+            if let Some(after) = options.after_lsn {
+                self.held.sight.raise(after, &self.shared.cluster.load());
+            }
+        }
+    }
+
+    /// Finds out what the machine must know before it can say where a request goes.
+    pub(super) async fn consult(&mut self, question: Question) -> Result<(), Failure> {
+        let wait = self.eyes.rules.settings.pool.wait;
+        match question {
+            Question::Furthest => self.machine.furthest = Some(self.furthest(wait).await?),
+            Question::Position => self.machine.position = Some(self.position(wait).await?),
+        }
+        self.entry.slot.rests();
+        Ok(())
+    }
+
+    /// The session's position, for `SHOW causeway.lsn`: everything that it has written or seen is before.
+    async fn position(&mut self, wait: Duration) -> Result<Lsn, Failure> {
+        let deadline = Instant::now() + wait;
+        let wake = Arc::new(Notify::new());
+        self.look_back(Consistency::Session);
+        loop {
+            let topology = self.shared.cluster.topology();
+            self.held.sight.resolve(&topology);
+            let missing =
+                self.held.sight.pending().or_else(|| self.held.sight.unbounded(&topology));
+            let Some((node, at)) = missing else {
+                let whole = self.held.sight.required(NodeId(u16::MAX), None, &topology);
+                return whole.ok_or(Failure::NoPrimary);
+            };
+            topology.node(node).clock.wake_at(at, Lsn(0), &wake);
+            if let Some(primary) = topology.primary {
+                topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
+            }
+            drop(topology);
+            if !self.woken(&wake, deadline).await? {
+                return Err(Failure::NoPrimary);
+            }
+        }
+    }
+
+    /// How far the primary is now, to tell a token of the future.
+    pub(super) async fn furthest(&self, wait: Duration) -> Result<Lsn, Failure> {
+        let deadline = Instant::now() + wait;
+        let now = Instant::now();
+        let primary = self.shared.cluster.topology().primary.ok_or(Failure::NoPrimary)?;
+        let clock = self.shared.cluster.topology().node(primary).clock.clone();
+        match timeout_at(deadline.into(), clock.tick_after(now)).await {
+            Ok(tick) if tick.role == Role::Primary => Ok(tick.position),
+            _ => Err(Failure::NoPrimary),
+        }
+    }
+
+    pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
+        self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
+    }
+}
+
+/// How soon a barrier is looked at again though no clock has ticked: a node may have died.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Whether a replica has died, or at least cannot be asked any more, since it was read.
+fn is_gone(replica: &NodeView, read: Instant) -> bool {
+    matches!(replica.state, NodeState::Down | NodeState::Banned)
+        || replica.removed
+        || replica.clock.latest().is_some_and(|tick| tick.connected > read)
+}
+
+/// Whether a level promises more than `eventual`, on replicas.
+pub(super) fn keeps(level: Consistency) -> bool {
+    matches!(level, Consistency::Session | Consistency::Global)
+}

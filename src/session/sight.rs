@@ -1,0 +1,312 @@
+//! What a session has written and seen, and what a node must have for it not to fall behind that.
+//!
+//! Pure: no socket, no clock but the moments it is given. `fresh` waits for what this says is missing.
+//!
+//! - After every answer of the primary, whatever the statement was, the session is *pending*: its floor is the
+//!   first sample of the insert position that is sent after that moment.
+//! - After a read on a replica the session has *seen* what that replica showed. It stays there for nothing; any
+//!   other replica must have all that the first may have shown, which is bounded by a tick of the
+//!   first sent after the read, or of the primary.
+//! - The primary is not always the freshest node: it shows a commit only after the flush and the
+//!   synchronous wait, a replica as soon as it has replayed it. From a replica to the primary there is a
+//!   *barrier*: every transaction that the replica may have shown must have ended on the primary.
+//! - A floor is only ever raised, within one history. Positions of another history say nothing.
+
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use crate::cluster::mutant::{self, Mutant};
+use crate::cluster::topology::Switch;
+use crate::cluster::{Lsn, NodeId, Role, Tick, Topology};
+
+/// What a session must not fall behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// The timeline that the floor is of; 0 before there is one.
+    timeline: u32,
+    floor: Lsn,
+    pending: Option<Pending>,
+    seen: SmallVec<[Seen; 1]>,
+}
+
+/// An answer of the primary whose place in the log is not known yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pending {
+    node: NodeId,
+    at: Instant,
+}
+
+/// Reads on a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    node: NodeId,
+    /// When the last of them had ended.
+    at: Instant,
+    /// What the replica was known to have by then.
+    had: Lsn,
+}
+
+/// Whether a request may go to the primary after what was seen on replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Barrier {
+    /// It may.
+    Passes,
+    /// Not yet known: the primary and this replica must tick after that moment.
+    Ask(NodeId, Instant),
+    /// The replica may have shown these transactions, and on the primary they have not ended. It
+    /// can tell only if it has lived since that moment.
+    Doubts(NodeId, Instant, Vec<u64>),
+}
+
+/// Acknowledged history that a failover has lost, as far as this session has written or seen it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// How far the session was, if that is known.
+    pub floor: Option<Lsn>,
+    /// Where the old timeline ended.
+    pub switch: Switch,
+}
+
+impl Sight {
+    /// Whether nothing was ever written or seen.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.floor == Lsn(0) && self.pending.is_none() && self.seen.is_empty()
+    }
+
+    /// The floor, as far as it is known.
+    #[must_use]
+    pub fn floor(&self) -> Lsn {
+        self.floor
+    }
+
+    /// Raises the floor: somebody vouches for a position on this timeline.
+    pub fn raise(&mut self, to: Lsn, topology: &Topology) {
+        self.timeline = topology.timeline.unwrap_or(self.timeline);
+        self.floor = self.floor.max(to);
+    }
+
+    /// The primary has answered, at the latest now. `passed`: the barrier was passed before.
+    pub fn on_primary(&mut self, node: NodeId, now: Instant, passed: bool, topology: &Topology) {
+        if self.is_blank() {
+            self.timeline = topology.timeline.unwrap_or_default();
+        }
+        self.pending = Some(Pending { node, at: now });
+        if passed {
+            self.seen.clear();
+        }
+    }
+
+    /// A replica is about to be read that was proved to have `had`, or (`None`) is not asked what it has.
+    pub fn on_replica(
+        &mut self,
+        node: NodeId,
+        now: Instant,
+        had: Option<Lsn>,
+        topology: &Topology,
+    ) {
+        if self.is_blank() {
+            self.timeline = topology.timeline.unwrap_or_default();
+        }
+        if let Some(had) = had {
+            self.floor = self.floor.max(had);
+            self.seen.clear();
+        } else {
+            self.seen.retain(|seen| seen.node != node);
+        }
+        self.seen.push(Seen { node, at: now, had: had.unwrap_or_default() });
+    }
+
+    /// The replica has answered, at the latest now.
+    pub fn on_answer(&mut self, node: NodeId, now: Instant) {
+        if mutant::is(Mutant::FloorCleared) {
+            *self = Self { timeline: self.timeline, ..Self::default() };
+            return;
+        }
+        if let Some(seen) = self.seen.iter_mut().find(|seen| seen.node == node) {
+            seen.at = now;
+        }
+    }
+
+    /// Takes over what others have written and seen who share a key with this session. Both must have
+    /// followed the same topology; what has not is of an older history and says nothing.
+    pub fn merge(&mut self, other: &Self) {
+        if self.timeline < other.timeline {
+            self.clone_from(other);
+        }
+        if self.timeline > other.timeline {
+            return;
+        }
+        self.floor = self.floor.max(other.floor);
+        let later = |one: &Pending, two: &Pending| if one.at >= two.at { *one } else { *two };
+        self.pending = match (&self.pending, &other.pending) {
+            (Some(one), Some(two)) => Some(later(one, two)),
+            (one, two) => one.or(*two),
+        };
+        for theirs in &other.seen {
+            match self.seen.iter_mut().find(|seen| seen.node == theirs.node) {
+                Some(ours) if ours.at >= theirs.at => {}
+                Some(ours) => *ours = *theirs,
+                None => self.seen.push(*theirs),
+            }
+        }
+    }
+
+    /// Follows a promotion. Tells if it has lost what this session had written or seen.
+    pub fn follow(&mut self, topology: &Topology, now: Instant) -> Option<Lost> {
+        let current = topology.timeline?;
+        if self.timeline == current || self.is_blank() {
+            return None;
+        }
+        let primary = topology.primary?;
+        let switch = topology.switches.iter().find(|switch| switch.ended == self.timeline);
+        let lost = switch.and_then(|switch| {
+            let shown = self.seen.iter().filter_map(|seen| tick_of_life(seen, topology));
+            let furthest = shown.map(|tick| tick.position).fold(self.floor, Lsn::max);
+            let floor = (furthest > switch.at).then_some(furthest);
+            let unknown = self.pending.is_some_and(|pending| pending.node != primary);
+            (floor.is_some() || unknown).then_some(Lost { floor, switch: *switch })
+        });
+        self.timeline = current;
+        self.floor = switch.map_or(self.floor, |switch| self.floor.min(switch.at));
+        // Whatever is true now on the new timeline is the least from here on, and it has all of the
+        // old one that is left.
+        self.seen.clear();
+        self.pending = Some(Pending { node: primary, at: now });
+        lost
+    }
+
+    /// Turns an answer of the primary into a floor, if the clock has ticked since.
+    pub fn resolve(&mut self, topology: &Topology) {
+        let Some(pending) = self.pending else { return };
+        let clock = &topology.node(pending.node).clock;
+        let tick =
+            if mutant::is(Mutant::EarlySample) { clock.latest() } else { clock.since(pending.at) };
+        if let Some(tick) = tick.filter(|tick| tick.role == Role::Primary) {
+            self.floor = self.floor.max(tick.position);
+            self.pending = None;
+        }
+    }
+
+    /// The primary's answer that has no place in the log yet: which node, and when.
+    #[must_use]
+    pub fn pending(&self) -> Option<(NodeId, Instant)> {
+        self.pending.map(|pending| (pending.node, pending.at))
+    }
+
+    /// The position that a replica must have replayed, if all that the session has seen elsewhere is
+    /// bounded. `opened`: when the server was opened that is to be used; without it, one that was
+    /// opened before the last read there is assumed.
+    #[must_use]
+    pub fn required(
+        &self,
+        node: NodeId,
+        opened: Option<Instant>,
+        topology: &Topology,
+    ) -> Option<Lsn> {
+        let stays = |seen: &Seen| seen.node == node && opened.is_none_or(|at| at <= seen.at);
+        self.seen
+            .iter()
+            .filter(|seen| !stays(seen))
+            .try_fold(self.floor, |floor, seen| Some(floor.max(bound(seen, topology)?)))
+    }
+
+    /// Whether a replica was seen by this session with all that it must have.
+    fn had(&self, node: NodeId, required: Lsn, opened: Option<Instant>) -> bool {
+        self.seen.iter().any(|seen| {
+            seen.node == node && seen.had >= required && opened.is_none_or(|at| at <= seen.at)
+        })
+    }
+
+    /// Whether a replica is fresh enough, taken that a server is used that was opened in time.
+    #[must_use]
+    pub fn allows(&self, node: NodeId, topology: &Topology) -> bool {
+        if self.pending.is_some() {
+            return false;
+        }
+        let Some(required) = self.required(node, None, topology) else { return false };
+        required == Lsn(0)
+            || self.had(node, required, None)
+            || topology.node(node).clock.watermark().is_some_and(|has| has >= required)
+    }
+
+    /// The position that a replica is proved to have at a server that was opened at that moment and answers.
+    #[must_use]
+    pub fn proof(&self, node: NodeId, opened: Instant, topology: &Topology) -> Option<Lsn> {
+        if self.pending.is_some() {
+            return None;
+        }
+        let opened = if mutant::is(Mutant::StaleWatermark) {
+            opened.checked_sub(Duration::from_secs(3600)).unwrap_or(opened)
+        } else {
+            opened
+        };
+        let required = self.required(node, Some(opened), topology)?;
+        let proved = required == Lsn(0)
+            || self.had(node, required, Some(opened))
+            || topology.node(node).clock.proves(required, opened);
+        proved.then_some(required)
+    }
+
+    /// The replica and the moment after which it must be asked, before another may be read.
+    #[must_use]
+    pub fn unbounded(&self, topology: &Topology) -> Option<(NodeId, Instant)> {
+        let seen = self.seen.iter().find(|seen| bound(seen, topology).is_none())?;
+        Some((seen.node, seen.at))
+    }
+
+    /// The replicas that were read since the last answer of the primary.
+    #[must_use]
+    pub fn has_seen(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    /// Whether a request may go to the primary now.
+    #[must_use]
+    pub fn barrier(&self, primary: NodeId, topology: &Topology) -> Barrier {
+        if mutant::is(Mutant::NoBarrier) {
+            return Barrier::Passes;
+        }
+        let clock = &topology.node(primary).clock;
+        for seen in self.seen.iter().filter(|seen| seen.node != primary) {
+            let ask = Barrier::Ask(seen.node, seen.at);
+            let latest = clock.latest().filter(|tick| tick.role == Role::Primary);
+            let Some(latest) = latest else { return ask };
+            let then = clock.since(seen.at).filter(|tick| tick.role == Role::Primary);
+            if then.is_some_and(|then| latest.snapshot.xmin >= then.next_xid) {
+                continue;
+            }
+            let Some(shown) = tick_of_life(seen, topology) else { return ask };
+            let shown = shown.snapshot.xmax;
+            if latest.snapshot.has_all_below(shown) {
+                continue;
+            }
+            if latest.sent <= seen.at {
+                return ask;
+            }
+            return Barrier::Doubts(seen.node, seen.at, latest.snapshot.doubts(shown).collect());
+        }
+        Barrier::Passes
+    }
+}
+
+/// The first tick of a replica that was sent after the session's last read there, if the replica has
+/// lived from that read to the tick.
+fn tick_of_life(seen: &Seen, topology: &Topology) -> Option<std::sync::Arc<Tick>> {
+    let tick = topology.node(seen.node).clock.since(seen.at)?;
+    (tick.role == Role::Replica && tick.connected <= seen.at).then_some(tick)
+}
+
+/// The position before which lies everything that a replica may have shown: by its own tick, or by
+/// the primary's, which is ahead of all replicas.
+fn bound(seen: &Seen, topology: &Topology) -> Option<Lsn> {
+    let own = tick_of_life(seen, topology).map(|tick| tick.bound);
+    own.filter(|bound| *bound != Lsn(u64::MAX)).or_else(|| {
+        let tick = topology.node(topology.primary?).clock.since(seen.at)?;
+        (tick.role == Role::Primary).then_some(tick.position)
+    })
+}
+
+#[cfg(test)]
+mod tests;
