@@ -3,6 +3,7 @@
 //! Tests that count what nodes served have a database of their own on one shared cluster (statistics
 //! are kept per database); tests that break nodes have a cluster of their own.
 
+mod access;
 mod demo;
 mod differential;
 mod drivers;

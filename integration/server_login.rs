@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use causeway::auth::Verifier;
 use causeway::auth::verifier::ITERATIONS;
+use causeway::auth::{ServerSecret, Verifier};
 use causeway::cli::demo::cluster::{Cluster, ClusterOptions};
 use causeway::config::settings::{Address, Secret};
 use causeway::net::Stream;
@@ -58,7 +58,7 @@ fn login(user: &str, password: Option<&str>) -> ServerLogin {
     ServerLogin {
         user: user.to_owned(),
         database: "postgres".to_owned(),
-        password: password.map(Secret::new),
+        secret: password.map(|password| ServerSecret::Password(Secret::new(password))),
         parameters: vec![("application_name".to_owned(), "causeway test".to_owned())],
     }
 }

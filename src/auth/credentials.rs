@@ -5,11 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rand::RngCore;
 use subtle::ConstantTimeEq;
 
+use super::role::{Kept, Role};
 use super::scram::{AwaitingFirst, Standing};
+use super::secret::ServerSecret;
 use super::verifier::{ITERATIONS, InvalidVerifier, SALT_LENGTH, Verifier, hmac};
 use crate::config::Settings;
 use crate::config::settings::{Secret, User, UserPassword};
@@ -27,7 +30,7 @@ pub struct Credentials {
 struct Credential {
     /// As the file has it, to see at a reload whether it changed.
     password: Option<UserPassword>,
-    verifier: Option<Arc<Verifier>>,
+    kept: Option<Kept>,
 }
 
 /// The file gives a user something that cannot prove anybody.
@@ -43,7 +46,12 @@ pub struct CredentialsError {
 /// What a login is judged by.
 #[derive(Debug, Clone)]
 pub struct Challenge {
+    /// What SCRAM is judged by; a pretence where there is nothing.
     verifier: Arc<Verifier>,
+    /// What md5 is judged by, where only that is kept.
+    pub md5: Option<Secret>,
+    /// Whether the role may log in once it has proved itself.
+    pub can_login: bool,
     /// Why nothing will let the client in, for the log; the client never learns it.
     pub doom: Option<Doom>,
 }
@@ -55,13 +63,18 @@ pub enum Doom {
     UnknownUser,
     /// The user has no password.
     NoPassword,
+    /// Its password was good until a time that is over (VALID UNTIL).
+    Expired,
+    /// Only an md5 hash is kept, and SCRAM is asked for.
+    OnlyMd5,
 }
 
 impl Challenge {
     /// Begins the exchange.
     #[must_use]
     pub fn begin(&self) -> AwaitingFirst<'_> {
-        let standing = if self.doom.is_some() { Standing::Doomed } else { Standing::Genuine };
+        let doomed = self.doom.is_some() || self.md5.is_some();
+        let standing = if doomed { Standing::Doomed } else { Standing::Genuine };
         AwaitingFirst::new(&self.verifier, standing)
     }
 }
@@ -99,10 +112,22 @@ impl Credentials {
         Ok(Self { users, salts })
     }
 
-    /// What a login as `user` is judged by: always something, and at the same cost, whether or not
-    /// there is such a user.
+    /// Whether the file says nothing of what proves `user`, so that the database is to be asked.
     #[must_use]
-    pub fn challenge(&self, user: &str) -> Challenge {
+    pub fn needs_look_up(&self, user: &str) -> bool {
+        self.users.get(user).is_none_or(|known| known.kept.is_none())
+    }
+
+    /// Whether the file has such a user.
+    #[must_use]
+    pub fn has(&self, user: &str) -> bool {
+        self.users.contains_key(user)
+    }
+
+    /// What a login as `user` is judged by: always something, and at the same cost, whether or not
+    /// there is such a user. The file goes before what the database says (`role`).
+    #[must_use]
+    pub fn challenge(&self, user: &str, role: Option<&Role>, now: SystemTime) -> Challenge {
         let pretence = Verifier {
             iterations: ITERATIONS,
             salt: self.salts.of(user).into(),
@@ -110,40 +135,51 @@ impl Credentials {
             server_key: [0; 32],
         };
         let pretence = Arc::new(pretence);
-        match self.users.get(user) {
-            Some(Credential { verifier: Some(verifier), .. }) => {
-                Challenge { verifier: Arc::clone(verifier), doom: None }
-            }
-            Some(_) => Challenge { verifier: pretence, doom: Some(Doom::NoPassword) },
-            None => Challenge { verifier: pretence, doom: Some(Doom::UnknownUser) },
-        }
+        let in_file = self.users.get(user);
+        let (kept, doom) = match (in_file.map(|known| &known.kept), role) {
+            (Some(Some(kept)), _) => (Some(kept), None),
+            (_, Some(role)) if role.is_expired(now) => (None, Some(Doom::Expired)),
+            (_, Some(Role { kept: Some(kept), .. })) => (Some(kept), None),
+            (Some(None), _) | (_, Some(_)) => (None, Some(Doom::NoPassword)),
+            (None, None) => (None, Some(Doom::UnknownUser)),
+        };
+        let (verifier, md5) = match kept {
+            Some(Kept::Scram(verifier)) => (Arc::clone(verifier), None),
+            Some(Kept::Md5(hash)) => (pretence, Some(hash.clone())),
+            None => (pretence, None),
+        };
+        let can_login = role.is_none_or(|role| role.can_login);
+        Challenge { verifier, md5, can_login, doom }
     }
 
-    /// The password that opens servers as `user`, if the file gives it in plain. A verifier proves
-    /// the client only.
+    /// What opens servers as `user`: the password, if the file gives it in plain, else the keys that
+    /// its login has `proved`.
     #[must_use]
-    pub fn server_password(&self, user: &str) -> Option<&Secret> {
-        match self.users.get(user)?.password.as_ref()? {
-            UserPassword::Plain(secret) => Some(secret),
-            UserPassword::Verifier(_) => None,
+    pub fn server_secret(&self, user: &str, proved: Option<ServerSecret>) -> Option<ServerSecret> {
+        match self.users.get(user).and_then(|user| user.password.as_ref()) {
+            Some(UserPassword::Plain(secret)) => Some(ServerSecret::Password(secret.clone())),
+            Some(UserPassword::Verifier(_) | UserPassword::Md5(_)) | None => proved,
         }
     }
 }
 
 impl Credential {
     fn derive(user: &User, salts: &Salts) -> Result<Self, CredentialsError> {
-        let verifier = match &user.password {
+        let kept = match &user.password {
             None => None,
+            Some(UserPassword::Md5(hash)) => Some(Kept::Md5(hash.clone())),
             Some(UserPassword::Plain(password)) => {
                 let salt = salts.of(truncate_name(&user.name));
-                Some(Verifier::derive(password.expose(), &salt, ITERATIONS))
+                let verifier = Verifier::derive(password.expose(), &salt, ITERATIONS);
+                Some(Kept::Scram(Arc::new(verifier)))
             }
-            Some(UserPassword::Verifier(text)) => Some(
-                Verifier::parse(text.expose())
-                    .map_err(|source| CredentialsError { user: user.name.clone(), source })?,
-            ),
+            Some(UserPassword::Verifier(text)) => {
+                let verifier = Verifier::parse(text.expose())
+                    .map_err(|source| CredentialsError { user: user.name.clone(), source })?;
+                Some(Kept::Scram(Arc::new(verifier)))
+            }
         };
-        Ok(Self { password: user.password.clone(), verifier: verifier.map(Arc::new) })
+        Ok(Self { password: user.password.clone(), kept })
     }
 }
 
@@ -173,10 +209,12 @@ impl std::fmt::Debug for Salts {
 }
 
 fn same(one: Option<&UserPassword>, other: Option<&UserPassword>) -> bool {
-    use UserPassword::{Plain, Verifier};
+    use UserPassword::{Md5, Plain, Verifier};
     match (one, other) {
         (None, None) => true,
-        (Some(Plain(one)), Some(Plain(other))) | (Some(Verifier(one)), Some(Verifier(other))) => {
+        (Some(Plain(one)), Some(Plain(other)))
+        | (Some(Md5(one)), Some(Md5(other)))
+        | (Some(Verifier(one)), Some(Verifier(other))) => {
             one.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
         }
         _ => false,
@@ -218,13 +256,46 @@ mod tests {
             ("", Some(Doom::UnknownUser)),
             (&"x".repeat(63), None),
         ] {
-            assert_eq!(table.challenge(name).doom, doom, "{name}");
+            assert_eq!(table.challenge(name, None, SystemTime::now()).doom, doom, "{name}");
         }
-        assert_eq!(table.challenge("kept").verifier.to_text(), verifier);
-        assert_eq!(table.server_password("plain"), Some(&Secret::new("secret")));
+        assert_eq!(table.challenge("kept", None, SystemTime::now()).verifier.to_text(), verifier);
+        let password = ServerSecret::Password(Secret::new("secret"));
+        assert_eq!(table.server_secret("plain", None), Some(password.clone()));
+        assert_eq!(table.server_secret("kept", Some(password.clone())), Some(password));
         for name in ["kept", "none", "nobody"] {
-            assert_eq!(table.server_password(name), None, "{name}");
+            assert_eq!(table.server_secret(name, None), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_role_of_the_database_proves_itself_where_the_file_is_silent() {
+        let verifier = Arc::new(Verifier::derive("secret", b"0123456789abcdef", ITERATIONS));
+        let role = |valid_until| Role {
+            kept: Some(Kept::Scram(verifier.clone())),
+            valid_until,
+            can_login: false,
+        };
+        let table =
+            Credentials::from_users(&[user("app", plain("secret")), user("open", None)], None)
+                .unwrap();
+        let now = SystemTime::now();
+        let earlier = Some(now - std::time::Duration::from_secs(1));
+        for name in ["open", "nobody"] {
+            assert!(table.needs_look_up(name));
+            let challenge = table.challenge(name, Some(&role(None)), now);
+            assert!(Arc::ptr_eq(&challenge.verifier, &verifier) && challenge.doom.is_none());
+            assert!(!challenge.can_login);
+            // CVE-2025-2291 of another pooler: VALID UNTIL must not be lost on the way.
+            assert_eq!(table.challenge(name, Some(&role(earlier)), now).doom, Some(Doom::Expired));
+            let hash = Some(Kept::Md5(Secret::new("md5...")));
+            let hashed = table.challenge(name, Some(&Role { kept: hash, ..role(None) }), now);
+            assert!(hashed.md5.is_some());
+            let none = table.challenge(name, Some(&Role { kept: None, ..role(None) }), now);
+            assert_eq!(none.doom, Some(Doom::NoPassword));
+        }
+        assert!(!table.needs_look_up("app"));
+        let challenge = table.challenge("app", Some(&role(earlier)), now);
+        assert!(!Arc::ptr_eq(&challenge.verifier, &verifier) && challenge.doom.is_none());
     }
 
     /// An attacker sees salt and rounds: they must be as constant, and as different from each
@@ -233,7 +304,7 @@ mod tests {
     fn the_unknown_look_like_the_known() {
         let table = Credentials::from_users(&[user("app", plain("secret"))], None).unwrap();
         let seen = |table: &Credentials, name: &str| {
-            let challenge = table.challenge(name);
+            let challenge = table.challenge(name, None, SystemTime::now());
             (challenge.verifier.salt.clone(), challenge.verifier.iterations)
         };
         for name in ["app", "nobody"] {
@@ -261,7 +332,9 @@ mod tests {
             Credentials::from_users(&[user("a", plain("1")), user("b", plain("1"))], None).unwrap();
         let users = [user("a", plain("1")), user("b", plain("2"))];
         let reloaded = Credentials::from_users(&users, Some(&table)).unwrap();
-        let of = |table: &Credentials, name: &str| table.challenge(name).verifier;
+        let of = |table: &Credentials, name: &str| {
+            table.challenge(name, None, SystemTime::now()).verifier
+        };
         assert!(Arc::ptr_eq(&of(&table, "a"), &of(&reloaded, "a")));
         assert_ne!(of(&table, "b"), of(&reloaded, "b"));
     }

@@ -13,6 +13,7 @@ use rand::RngCore;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::secret::ScramKeys;
 use super::verifier::{Key, Verifier, hmac};
 use crate::protocol::{Blame, ErrorReport};
 
@@ -173,6 +174,15 @@ pub struct AwaitingFinal<'a> {
     auth_message: String,
 }
 
+/// A client that has proved itself.
+#[derive(Debug, PartialEq)]
+pub struct Accepted {
+    /// server-final-message.
+    pub message: String,
+    /// What the proof has shown: it opens servers that keep the same verifier.
+    pub keys: ScramKeys,
+}
+
 impl<'a> AwaitingFirst<'a> {
     /// Begins an exchange that `verifier` judges.
     #[must_use]
@@ -235,11 +245,11 @@ impl<'a> AwaitingFirst<'a> {
 
 impl AwaitingFinal<'_> {
     /// Takes client-final-message; gives server-final-message, which proves to the client that we
-    /// know its password's verifier. All paths to [`ScramError::Mismatch`] do the same work.
+    /// know its password's verifier, and the keys that the client's proof has shown. All paths to [`ScramError::Mismatch`] do the same work.
     ///
     /// # Errors
     /// [`ScramError::Mismatch`] when the client may not enter; another when it breaks the grammar.
-    pub fn on_client_final(self, message: &[u8]) -> Result<String, ScramError> {
+    pub fn on_client_final(self, message: &[u8]) -> Result<Accepted, ScramError> {
         let mut reader = Reader::new(message)?;
         if reader.attribute('c')? != self.channel_binding {
             return Err(ScramError::ChannelBinding);
@@ -274,7 +284,10 @@ impl AwaitingFinal<'_> {
         // Judged only after all the work, so that the doomed cost as much as the mistaken.
         let fits = bool::from(claimed.ct_eq(&self.verifier.stored_key));
         if fits && self.standing == Standing::Genuine {
-            Ok(format!("v={}", STANDARD.encode(server_signature)))
+            Ok(Accepted {
+                message: format!("v={}", STANDARD.encode(server_signature)),
+                keys: ScramKeys::recovered(client_key, self.verifier),
+            })
         } else {
             Err(ScramError::Mismatch)
         }
@@ -363,7 +376,7 @@ mod tests {
         let (exchange, _) = AwaitingFirst::new(&verifier, standing)
             .on_client_first(CLIENT_FIRST.as_bytes(), SERVER_NONCE)
             .unwrap();
-        exchange.on_client_final(message.as_bytes())
+        exchange.on_client_final(message.as_bytes()).map(|accepted| accepted.message)
     }
 
     #[test]

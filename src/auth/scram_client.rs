@@ -1,62 +1,126 @@
 //! SCRAM-SHA-256, the client's side: proves Causeway to a server, and the server to Causeway.
 //!
-//! A consumed-state shell around `postgres_protocol`'s implementation, which panics or fails when its
-//! steps are called out of order; here the types keep the order. Adds the check that the server has
-//! put something of its own into the nonce.
+//! A pure machine in two steps, each state consumed by the message that ends it. Proves itself by a
+//! password, or by the keys that a client's login has left ([`ScramKeys`]), which need no rounds. Source:
+//! RFC 5802 and RFC 7677.
 
-use std::io;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use subtle::ConstantTimeEq;
 
-pub use postgres_protocol::authentication::sasl::SCRAM_SHA_256 as MECHANISM;
+use super::scram::nonce;
+use super::secret::ScramKeys;
+use super::verifier::{Key, prepare};
+
+pub use super::scram::MECHANISM;
+
+/// The most rounds that a server may ask for: it could keep a thread busy for minutes otherwise.
+const MOST_ITERATIONS: u32 = 100_000;
 
 /// A server's part of the exchange that does not hold.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScramClientError {
     /// The challenge is malformed, its nonce does not continue ours, or it asks for more than 100,000
     /// rounds.
-    #[error("invalid SCRAM challenge from the server")]
-    Challenge(#[source] io::Error),
+    #[error("invalid SCRAM challenge from the server: {0}")]
+    Challenge(&'static str),
     /// The challenge's nonce is ours alone: a replayed one.
     #[error("the server added nothing to the SCRAM nonce")]
     NonceNotExtended,
+    /// The server keeps another verifier for the role than the one that the client proved itself by.
+    #[error(
+        "the server has another verifier for this role than Causeway; give Causeway the one of \
+         pg_authid.rolpassword, or the password"
+    )]
+    OtherVerifier,
     /// The server does not know the password's verifier: it is an impostor.
     #[error("the server could not prove that it knows the password")]
-    ServerSignature(#[source] io::Error),
+    ServerSignature,
+}
+
+/// What an exchange is proved by.
+#[derive(Debug, Clone)]
+pub enum Prover {
+    /// A password, prepared.
+    Password(Box<[u8]>),
+    /// The keys behind a verifier.
+    Keys(Arc<ScramKeys>),
+}
+
+impl Prover {
+    /// By this password.
+    #[must_use]
+    pub fn password(password: &str) -> Self {
+        Self::Password(prepare(password).as_bytes().into())
+    }
 }
 
 /// Our first message is ready; the server's challenge is awaited.
-pub struct AwaitingChallenge(ScramSha256);
+pub struct AwaitingChallenge {
+    prover: Prover,
+    nonce: String,
+    message: String,
+}
 
 /// Our proof is ready; the server's is awaited.
-pub struct AwaitingProof(ScramSha256);
+pub struct AwaitingProof {
+    message: String,
+    server_signature: Key,
+}
+
+/// What we say of channel binding: that we do not do it.
+const GS2_HEADER: &str = "n,,";
 
 impl AwaitingChallenge {
     /// Begins an exchange without channel binding.
     #[must_use]
-    pub fn new(password: &str) -> Self {
-        Self(ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported()))
+    pub fn new(prover: Prover) -> Self {
+        let nonce = nonce();
+        let message = format!("{GS2_HEADER}n=,r={nonce}");
+        Self { prover, nonce, message }
     }
 
     /// client-first-message.
     #[must_use]
     pub fn message(&self) -> &[u8] {
-        self.0.message()
+        self.message.as_bytes()
     }
 
-    /// Takes server-first-message. Costs the key derivation, a millisecond or more: not for a thread
-    /// that serves others meanwhile.
+    /// Whether [`on_challenge`](Self::on_challenge) has rounds to do.
+    #[must_use]
+    pub fn is_costly(&self) -> bool {
+        matches!(self.prover, Prover::Password(_))
+    }
+
+    /// Takes server-first-message. With a password it costs the key derivation, a millisecond or more:
+    /// not for a thread that serves others meanwhile.
     ///
     /// # Errors
     /// When the challenge does not hold.
-    pub fn on_challenge(mut self, challenge: &[u8]) -> Result<AwaitingProof, ScramClientError> {
-        let ours = after_last(self.0.message(), b"r=").to_vec();
-        let theirs = challenge.split(|&byte| byte == b',').next().unwrap_or_default();
-        if theirs.strip_prefix(b"r=") == Some(&ours) {
-            return Err(ScramClientError::NonceNotExtended);
+    pub fn on_challenge(self, challenge: &[u8]) -> Result<AwaitingProof, ScramClientError> {
+        let text = std::str::from_utf8(challenge)
+            .map_err(|_| ScramClientError::Challenge("not valid UTF-8"))?;
+        let (nonce, salt, iterations) = parse_challenge(text)?;
+        match nonce.strip_prefix(&*self.nonce) {
+            Some("") => return Err(ScramClientError::NonceNotExtended),
+            Some(_) => {}
+            None => return Err(ScramClientError::Challenge("another nonce")),
         }
-        self.0.update(challenge).map_err(ScramClientError::Challenge)?;
-        Ok(AwaitingProof(self.0))
+        let keys = match self.prover {
+            Prover::Password(password) => Arc::new(ScramKeys::derive(&password, &salt, iterations)),
+            Prover::Keys(keys) if keys.fit(&salt, iterations) => keys,
+            Prover::Keys(_) => return Err(ScramClientError::OtherVerifier),
+        };
+        let without_proof = format!("c={},r={nonce}", STANDARD.encode(GS2_HEADER));
+        let bare = &self.message[GS2_HEADER.len()..];
+        let auth_message: [&[u8]; 5] =
+            [bare.as_bytes(), b",", challenge, b",", without_proof.as_bytes()];
+        let proof = STANDARD.encode(keys.proof(&auth_message));
+        let server_signature = keys.server_signature(&auth_message);
+        Ok(AwaitingProof { message: format!("{without_proof},p={proof}"), server_signature })
     }
 }
 
@@ -64,24 +128,40 @@ impl AwaitingProof {
     /// client-final-message.
     #[must_use]
     pub fn message(&self) -> &[u8] {
-        self.0.message()
+        self.message.as_bytes()
     }
 
     /// Takes server-final-message: the end of the exchange.
     ///
     /// # Errors
     /// When the server's signature does not verify.
-    pub fn on_server_final(mut self, message: &[u8]) -> Result<(), ScramClientError> {
-        self.0.finish(message).map_err(ScramClientError::ServerSignature)
+    pub fn on_server_final(self, message: &[u8]) -> Result<(), ScramClientError> {
+        let attributes = message.strip_prefix(b"v=").unwrap_or_default();
+        let signature = attributes.split(|&byte| byte == b',').next().unwrap_or_default();
+        let proved = STANDARD
+            .decode(signature)
+            .is_ok_and(|signature| signature.ct_eq(&self.server_signature).into());
+        if proved { Ok(()) } else { Err(ScramClientError::ServerSignature) }
     }
 }
 
-/// What follows the header `n,,n=,r=` of our own first message.
-fn after_last<'a>(message: &'a [u8], name: &[u8]) -> &'a [u8] {
-    message
-        .windows(name.len())
-        .position(|at| at == name)
-        .map_or(&[], |at| &message[at + name.len()..])
+/// Nonce, salt and rounds of server-first-message; extensions behind them mean nothing.
+fn parse_challenge(text: &str) -> Result<(&str, Vec<u8>, NonZeroU32), ScramClientError> {
+    let mut attributes = text.split(',');
+    let mut next = |name: &str, wrong| {
+        let value = attributes.next().and_then(|attribute| attribute.strip_prefix(name));
+        value.ok_or(ScramClientError::Challenge(wrong))
+    };
+    let nonce = next("r=", "no nonce")?;
+    let salt = next("s=", "no salt")?;
+    let iterations = next("i=", "no number of rounds")?;
+    let salt = STANDARD.decode(salt).map_err(|_| ScramClientError::Challenge("malformed salt"))?;
+    let iterations = iterations
+        .parse()
+        .ok()
+        .filter(|rounds: &NonZeroU32| rounds.get() <= MOST_ITERATIONS)
+        .ok_or(ScramClientError::Challenge("a number of rounds out of range"))?;
+    Ok((nonce, salt, iterations))
 }
 
 #[cfg(test)]
@@ -94,11 +174,11 @@ mod tests {
     fn exchange(ours: &str, theirs: &str) -> Result<(), ScramError> {
         let verifier = Verifier::derive(theirs, b"0123456789abcdef", ITERATIONS);
         let server = AwaitingFirst::new(&verifier, Standing::Genuine);
-        let client = AwaitingChallenge::new(ours);
+        let client = AwaitingChallenge::new(Prover::password(ours));
         let (server, challenge) = server.on_client_first(client.message(), &nonce())?;
         let client = client.on_challenge(challenge.as_bytes()).unwrap();
-        let last = server.on_client_final(client.message())?;
-        client.on_server_final(last.as_bytes()).unwrap();
+        let accepted = server.on_client_final(client.message())?;
+        client.on_server_final(accepted.message.as_bytes()).unwrap();
         Ok(())
     }
 
@@ -111,11 +191,35 @@ mod tests {
         assert_eq!(exchange("", "secret"), Err(ScramError::Mismatch));
     }
 
+    /// What a client proves itself by opens a server that keeps the same verifier, and no other.
+    #[test]
+    fn a_clients_proof_opens_a_server() {
+        let verifier = |salt: &[u8]| Verifier::derive("secret", salt, ITERATIONS);
+        let login = |verifier: &Verifier, prover: Prover| {
+            let server = AwaitingFirst::new(verifier, Standing::Genuine);
+            let client = AwaitingChallenge::new(prover);
+            let (server, challenge) = server.on_client_first(client.message(), &nonce()).unwrap();
+            let client = client.on_challenge(challenge.as_bytes())?;
+            let accepted = server.on_client_final(client.message()).expect("a proof that fits");
+            client.on_server_final(accepted.message.as_bytes())?;
+            Ok::<_, ScramClientError>(accepted.keys)
+        };
+        let ours = verifier(b"0123456789abcdef");
+        let keys = Arc::new(login(&ours, Prover::password("secret")).unwrap());
+        let again = login(&ours, Prover::Keys(keys.clone())).unwrap();
+        assert_eq!(again, *keys, "and is recovered from that exchange as well");
+        assert!(!AwaitingChallenge::new(Prover::Keys(keys.clone())).is_costly());
+        let other = login(&verifier(b"another salt 123"), Prover::Keys(keys.clone()));
+        assert_eq!(other, Err(ScramClientError::OtherVerifier));
+        let rounds = Verifier::derive("secret", b"0123456789abcdef", NonZeroU32::MIN);
+        assert_eq!(login(&rounds, Prover::Keys(keys)), Err(ScramClientError::OtherVerifier));
+    }
+
     #[test]
     fn challenges_that_do_not_hold() {
         let salt = "s=MDEyMzQ1Njc4OWFiY2RlZg==";
-        let client = AwaitingChallenge::new("secret");
-        let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+        let client = AwaitingChallenge::new(Prover::password("secret"));
+        let ours = client.nonce.clone();
         assert_eq!(ours.len(), 24);
         assert!(matches!(
             client.on_challenge(format!("r={ours},{salt},i=4096").as_bytes()),
@@ -127,12 +231,13 @@ mod tests {
             "e=other-error".to_owned(),
             format!("r=someone-elses,{salt},i=4096"),
         ] {
-            let found = AwaitingChallenge::new("secret").on_challenge(challenge.as_bytes());
+            let found = AwaitingChallenge::new(Prover::password("secret"))
+                .on_challenge(challenge.as_bytes());
             assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{challenge}");
         }
         for tail in ["i=4096", "s=!,i=1", "s=AA==,i=", "s=AA==,i=100001", "s=AA==,i=-1"] {
-            let client = AwaitingChallenge::new("secret");
-            let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+            let client = AwaitingChallenge::new(Prover::password("secret"));
+            let ours = client.nonce.clone();
             let found = client.on_challenge(format!("r={ours}x,{tail}").as_bytes());
             assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{tail}");
         }
@@ -148,11 +253,11 @@ mod tests {
             "x",
             "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
         ] {
-            let client = AwaitingChallenge::new("secret");
-            let ours = String::from_utf8(after_last(client.message(), b"r=").to_vec()).unwrap();
+            let client = AwaitingChallenge::new(Prover::password("secret"));
+            let ours = client.nonce.clone();
             let client = client.on_challenge(format!("r={ours}x,s=AA==,i=1").as_bytes()).unwrap();
             let found = client.on_server_final(last.as_bytes());
-            assert!(matches!(found, Err(ScramClientError::ServerSignature(_))), "{last}");
+            assert!(matches!(found, Err(ScramClientError::ServerSignature)), "{last}");
         }
     }
 }

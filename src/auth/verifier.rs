@@ -107,7 +107,7 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 }
 
 /// RFC 5802's `Hi()`: PBKDF2 with HMAC-SHA-256 and one block.
-fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
+pub(super) fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key {
     let keyed = keyed(password);
     let round = |input: &[u8], suffix: &[u8]| -> Key {
         let mut mac = keyed.clone();
@@ -128,7 +128,7 @@ fn salted_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Key 
 
 /// SASLprep with PostgreSQL's way out: a password that may not be prepared, or of which nothing would
 /// be left, is used as it is.
-fn prepare(password: &str) -> Cow<'_, str> {
+pub(super) fn prepare(password: &str) -> Cow<'_, str> {
     match stringprep::saslprep(password) {
         Ok(prepared) if !prepared.is_empty() => prepared,
         _ => Cow::Borrowed(password),

@@ -1,7 +1,7 @@
 //! What a database knows: function volatility, relation kinds, and what stands behind names.
 //!
 //! Owns the immutable [`Catalog`] snapshot of each database, its loading from the primary and its
-//! refreshing after DDL, and what is known of PostgreSQL's own objects without asking. Decides
+//! refreshing after DDL, the look-up of [`Roles`] that the file does not have, and what is known of PostgreSQL's own objects without asking. Decides
 //! nothing: it tells of a name whether it is a [`Hazard`] on a replica.
 
 mod assemble;
@@ -12,6 +12,7 @@ pub mod hazard;
 mod load;
 pub mod node_tree;
 pub mod registry;
+pub mod roles;
 pub mod rows;
 pub mod search_path;
 pub mod snapshot;
@@ -19,6 +20,7 @@ pub mod source;
 
 pub use hazard::Hazard;
 pub use registry::Catalogs;
+pub use roles::{LookUpError, Roles};
 pub use search_path::SearchPath;
 pub use snapshot::{Catalog, Verdict};
 pub use source::{LoadError, Source};

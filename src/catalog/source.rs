@@ -25,6 +25,8 @@ pub struct Source {
     user: String,
     password: Option<Secret>,
     primary: Primary,
+    application_name: &'static str,
+    options: &'static str,
     pools: Arc<Mutex<Pools>>,
 }
 
@@ -83,7 +85,20 @@ impl Source {
     /// With this login, from the node that `primary` names.
     #[must_use]
     pub fn new(user: &str, password: Option<&Secret>, primary: Primary) -> Self {
-        Self { user: user.to_owned(), password: password.cloned(), primary, pools: Arc::default() }
+        Self {
+            user: user.to_owned(),
+            password: password.cloned(),
+            primary,
+            application_name: "causeway catalog",
+            options: "-c statement_timeout=10s -c default_transaction_read_only=on",
+            pools: Arc::default(),
+        }
+    }
+
+    /// With this `application_name` and these settings.
+    #[must_use]
+    pub fn named(self, application_name: &'static str, options: &'static str) -> Self {
+        Self { application_name, options, ..self }
     }
 
     /// A connection to that database on the primary of the moment.
@@ -112,9 +127,9 @@ impl Source {
             .port(address.port)
             .user(&self.user)
             .dbname(database)
-            .application_name("causeway catalog")
+            .application_name(self.application_name)
             .connect_timeout(TIME_LIMIT)
-            .options("-c statement_timeout=10s -c default_transaction_read_only=on");
+            .options(self.options);
         if let Some(password) = &self.password {
             config.password(password.expose());
         }
@@ -139,6 +154,15 @@ impl Server {
     /// What [`load::FINGERPRINT`] says.
     pub(super) async fn fingerprint(&self) -> Result<String, LoadError> {
         within(async { Ok(self.client.query_one(load::FINGERPRINT, &[]).await?.try_get(0)?) }).await
+    }
+
+    /// The answer to a query with one parameter.
+    pub(super) async fn rows(
+        &self,
+        query: &str,
+        parameter: &str,
+    ) -> Result<Vec<tokio_postgres::Row>, LoadError> {
+        within(async { Ok(self.client.query(query, &[&parameter]).await?) }).await
     }
 
     /// Reads the catalog; the snapshot gets this version.

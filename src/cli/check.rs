@@ -2,6 +2,7 @@
 //!
 //! Says what was understood, what is wrong and how to mend it. Changes nothing anywhere.
 
+mod access;
 mod advice;
 mod look;
 
@@ -17,6 +18,7 @@ use crate::config;
 use crate::config::settings::{
     Balance, Consistency, Listen, PoolMode, Settings, User, UserPassword,
 };
+use crate::proxy::resources;
 use advice::Finding;
 
 /// Arguments of `causeway check`.
@@ -76,15 +78,30 @@ fn in_file(path: &Path, settings: &Settings) -> Vec<Finding> {
             path.display()
         )));
     }
+    let files = resources::files(settings);
+    if files.are_short() {
+        findings.push(Finding::note(format!(
+            "{} files may be open, and clients and servers may need {}; raise RLIMIT_NOFILE (ulimit -n, \
+             LimitNOFILE= of systemd) or lower limits.clients",
+            files.allowed, files.needed
+        )));
+    }
+    findings.extend(access::findings(settings));
     for user in &settings.users {
         match user.password {
+            None if settings.auth_query.is_some() => {}
             None => findings.push(Finding::wrong(format!(
                 "user {} has no password and could never log in; give it one",
                 user.name
             ))),
             Some(UserPassword::Verifier(_)) => findings.push(Finding::note(format!(
-                "user {} has a verifier only: it proves the client, but cannot log in to a node that \
-                 asks for a password; give the password itself unless the nodes trust this machine",
+                "user {} has a verifier only: its clients' own proofs open servers, on nodes that keep the \
+                 same verifier (pg_authid.rolpassword) and ask for scram-sha-256",
+                user.name
+            ))),
+            Some(UserPassword::Md5(_)) => findings.push(Finding::note(format!(
+                "user {} has an md5 hash, with which whoever reads it can log in; let the role have a \
+                 SCRAM verifier (password_encryption = 'scram-sha-256')",
                 user.name
             ))),
             Some(UserPassword::Plain(_)) => {}
@@ -144,7 +161,15 @@ fn summary(settings: &Settings) -> String {
     );
     line("routing", routing(settings));
     let users: Vec<_> = settings.users.iter().map(|user| shown_user(user, pool.size)).collect();
-    line("users", users.join(", "));
+    if settings.auth_query.is_some() || !users.is_empty() {
+        let looked_up = settings.auth_query.as_ref().map(|query| {
+            format!("whom auth_query finds (as {} in {})", query.user, query.database)
+        });
+        line("users", users.into_iter().chain(looked_up).collect::<Vec<_>>().join(", "));
+    }
+    for rule in access::explain(settings) {
+        line("access", rule);
+    }
     text
 }
 
@@ -227,7 +252,8 @@ mod tests {
         let settings = config::parse(FILE, Path::new("/")).unwrap();
         let said: Vec<_> =
             in_file(Path::new("/none"), &settings).iter().map(ToString::to_string).collect();
-        assert_eq!(said.len(), 2);
+        let said: Vec<_> = said.into_iter().filter(|said| said.contains("user ")).collect();
+        assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].starts_with("wrong: user none has no password"), "{said:?}");
         assert!(said[1].starts_with("note:  user verifier has a verifier only"), "{said:?}");
     }

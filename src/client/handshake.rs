@@ -8,24 +8,22 @@
 //! Order and texts follow PostgreSQL 18 (`backend_startup.c`, `auth.c`, `auth-sasl.c`).
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout_at};
 
-use crate::auth::Credentials;
+use super::prove;
 use crate::auth::credentials::Doom;
-use crate::auth::scram::{self, ScramError};
-use crate::config::settings::Limits;
-use crate::net::{ReadAhead, Stream};
-use crate::protocol::frontend::SaslInitialResponse;
+use crate::auth::scram::ScramError;
+use crate::auth::{Credentials, Refusal, ServerSecret};
+use crate::catalog::{LookUpError, Roles};
+use crate::config::settings::{AccessRule, Limits};
+use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::startup::{
     self, CancelKey, GSSENC_REQUEST, SSL_REQUEST, Startup, StartupError, StartupPacket,
 };
-use crate::protocol::{Blame, ErrorReport, backend};
-
-/// The longest message that a client may send while it proves itself, its length word included:
-/// PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
-const SASL_MESSAGE_MAX: usize = 1024;
+use crate::protocol::{Blame, ErrorReport};
 
 /// What a login is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +32,14 @@ pub struct Entrance<'a> {
     pub credentials: &'a Credentials,
     /// `startup_packet` and `startup_timeout` are looked at.
     pub limits: &'a Limits,
+    /// Who else, as the database says.
+    pub roles: Option<&'a Roles>,
+    /// Who may try, from where and how.
+    pub access: &'a [AccessRule],
+    /// Where the client comes from.
+    pub peer: PeerAddr,
+    /// How long it has to wait before it may prove itself, since others from there have failed.
+    pub wait: Duration,
     /// Set when nobody may enter now (too many clients, shutting down): what a client hears once it
     /// has said what it wants. Cancel requests pass all the same.
     pub closed: Option<&'a ErrorReport>,
@@ -69,6 +75,8 @@ pub struct Welcome {
     pub parameters: Vec<(String, String)>,
     /// 0 or 2: the minor version of protocol 3 that the client speaks.
     pub protocol_minor: u16,
+    /// What its login has shown that opens servers as the same role.
+    pub secret: Option<ServerSecret>,
 }
 
 /// Why a client did not get in. It has been told (where it may be) and its connection is closed.
@@ -102,6 +110,27 @@ pub enum HandshakeError {
     /// Another mechanism than the one offered.
     #[error("client selected an invalid SASL authentication mechanism")]
     Mechanism,
+    /// No rule of access lets it try.
+    #[error(transparent)]
+    Access(#[from] Refusal),
+    /// A way to prove itself that its connection does not allow.
+    #[error("connection requires a valid client certificate")]
+    NoCertificate,
+    /// A role that is trusted does not exist.
+    #[error("role \"{user}\" does not exist")]
+    NoRole {
+        /// Its name.
+        user: String,
+    },
+    /// It has proved itself, and its role may not log in.
+    #[error("role \"{user}\" is not permitted to log in")]
+    MayNotLogIn {
+        /// Its name.
+        user: String,
+    },
+    /// Nobody knows whether there is such a role.
+    #[error("the role could not be looked up")]
+    LookUp(#[from] LookUpError),
     /// Nobody may enter now.
     #[error("{}", .0.message)]
     Closed(Box<ErrorReport>),
@@ -128,8 +157,12 @@ impl HandshakeError {
     #[must_use]
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Closed(_) => Blame::Operator,
-            Self::Startup(_)
+            Self::Closed(_) | Self::LookUp(_) => Blame::Operator,
+            Self::Access(_)
+            | Self::NoCertificate
+            | Self::NoRole { .. }
+            | Self::MayNotLogIn { .. }
+            | Self::Startup(_)
             | Self::Authentication { .. }
             | Self::UnexpectedMessage { .. }
             | Self::MessageLength
@@ -158,6 +191,14 @@ impl HandshakeError {
             | Self::MessageLength
             | Self::MessageFormat
             | Self::Mechanism => violation(),
+            Self::Access(refusal) => Some(refusal.report()),
+            Self::NoCertificate | Self::NoRole { .. } | Self::MayNotLogIn { .. } => {
+                Some(ErrorReport::fatal("28000", self.to_string()))
+            }
+            Self::LookUp(_) => Some(
+                ErrorReport::fatal("57P03", "the role could not be looked up")
+                    .with_detail("The log of the proxy says why auth_query failed."),
+            ),
             Self::Closed(report) => Some(report.as_ref().clone()),
             Self::Timeout { started: true } => Some(ErrorReport::fatal("57014", self.to_string())),
         }
@@ -179,8 +220,10 @@ impl From<io::Error> for HandshakeError {
 
 fn doom_text(doom: Option<Doom>, source: &ScramError) -> String {
     match doom {
-        Some(Doom::UnknownUser) => "there is no such user in the file".to_owned(),
-        Some(Doom::NoPassword) => "the user has no password in the file".to_owned(),
+        Some(Doom::UnknownUser) => "there is no such user".to_owned(),
+        Some(Doom::NoPassword) => "the user has no password".to_owned(),
+        Some(Doom::Expired) => "its password has expired (VALID UNTIL)".to_owned(),
+        Some(Doom::OnlyMd5) => "only an md5 hash of its password is kept".to_owned(),
         None => source.to_string(),
     }
 }
@@ -203,13 +246,14 @@ pub async fn enter(
 ) -> Result<Entered, HandshakeError> {
     let mut wire = ReadAhead { stream, buffer };
     match admit(&mut wire, entrance).await {
-        Ok(Admitted::Session(startup)) => Ok(Entered::Session(Welcome {
+        Ok(Admitted::Session(startup, secret)) => Ok(Entered::Session(Welcome {
             stream: wire.stream,
             buffer: wire.buffer,
             user: startup.user,
             database: startup.database,
             parameters: startup.parameters,
             protocol_minor: startup.protocol.minor,
+            secret,
         })),
         Ok(Admitted::Cancel(key)) => Ok(Entered::Cancel { stream: wire.stream, key }),
         Err(error) => {
@@ -232,6 +276,12 @@ pub async fn refuse(stream: Stream, report: &ErrorReport) {
 }
 
 enum Admitted {
+    Session(Startup, Option<ServerSecret>),
+    Cancel(CancelKey),
+}
+
+/// The packet that says what a connection is for.
+enum First {
     Session(Startup),
     Cancel(CancelKey),
 }
@@ -240,15 +290,16 @@ async fn admit(wire: &mut ReadAhead, entrance: Entrance<'_>) -> Result<Admitted,
     let deadline = Instant::now() + entrance.limits.startup_timeout;
     let opening = first_packets(wire, entrance.limits.startup_packet);
     let startup = match timeout_at(deadline, opening).await {
-        Ok(Ok(Admitted::Session(startup))) => startup,
-        Ok(other) => return other,
+        Ok(Ok(First::Session(startup))) => startup,
+        Ok(Ok(First::Cancel(key))) => return Ok(Admitted::Cancel(key)),
+        Ok(Err(error)) => return Err(error),
         Err(_) => return Err(HandshakeError::Timeout { started: false }),
     };
     if let Some(report) = entrance.closed {
         return Err(HandshakeError::Closed(Box::new(report.clone())));
     }
-    match timeout_at(deadline, authenticate(wire, &startup, entrance.credentials)).await {
-        Ok(Ok(())) => Ok(Admitted::Session(startup)),
+    match timeout_at(deadline, prove::prove(wire, &startup, entrance)).await {
+        Ok(Ok(secret)) => Ok(Admitted::Session(startup, secret)),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(HandshakeError::Timeout { started: true }),
     }
@@ -256,12 +307,12 @@ async fn admit(wire: &mut ReadAhead, entrance: Entrance<'_>) -> Result<Admitted,
 
 /// Reads packets up to the first that is no request for encryption. Each kind of such a request is
 /// answered at most once; after that its code is but an unknown version.
-async fn first_packets(wire: &mut ReadAhead, limit: usize) -> Result<Admitted, HandshakeError> {
+async fn first_packets(wire: &mut ReadAhead, limit: usize) -> Result<First, HandshakeError> {
     let (mut ssl_answered, mut gssenc_answered) = (false, false);
     loop {
         match next_packet(wire, limit).await? {
-            StartupPacket::Session(startup) => return Ok(Admitted::Session(startup)),
-            StartupPacket::Cancel(key) => return Ok(Admitted::Cancel(key)),
+            StartupPacket::Session(startup) => return Ok(First::Session(startup)),
+            StartupPacket::Cancel(key) => return Ok(First::Cancel(key)),
             StartupPacket::Ssl if ssl_answered => {
                 return Err(startup::unsupported(SSL_REQUEST).into());
             }
@@ -304,78 +355,4 @@ async fn decline_encryption(
 ) -> Result<(), HandshakeError> {
     wire.write(b"N").await?;
     if wire.buffer.is_empty() { Ok(()) } else { Err(injected.into()) }
-}
-
-async fn authenticate(
-    wire: &mut ReadAhead,
-    startup: &Startup,
-    credentials: &Credentials,
-) -> Result<(), HandshakeError> {
-    let mut out = BytesMut::new();
-    if startup.protocol.must_answer {
-        let Startup { protocol, .. } = startup;
-        backend::negotiate_protocol_version(&mut out, protocol.minor, &protocol.unrecognized);
-    }
-    backend::authentication_sasl(&mut out, &[scram::MECHANISM]);
-    wire.write(&out).await?;
-
-    let challenge = credentials.challenge(&startup.user);
-    let refused = |source| HandshakeError::Authentication {
-        user: startup.user.clone(),
-        source,
-        doom: challenge.doom,
-    };
-    let mut message = sasl_message(wire).await.map_err(as_reluctant)?;
-    let initial = SaslInitialResponse::parse(&message).ok_or(HandshakeError::MessageFormat)?;
-    if initial.mechanism != scram::MECHANISM.as_bytes() {
-        return Err(HandshakeError::Mechanism);
-    }
-    if let Some(response) = initial.response {
-        let start = message.len() - response.len();
-        message.advance(start);
-    } else {
-        // The client wants to be asked first: an empty challenge (RFC 4422 section 3).
-        out.clear();
-        backend::authentication_sasl_continue(&mut out, b"");
-        wire.write(&out).await?;
-        message = sasl_message(wire).await?;
-    }
-    let (exchange, server_first) =
-        challenge.begin().on_client_first(&message, &scram::nonce()).map_err(refused)?;
-    out.clear();
-    backend::authentication_sasl_continue(&mut out, server_first.as_bytes());
-    wire.write(&out).await?;
-
-    let message = sasl_message(wire).await?;
-    let server_final = exchange.on_client_final(&message).map_err(refused)?;
-    out.clear();
-    backend::authentication_sasl_final(&mut out, server_final.as_bytes());
-    backend::authentication_ok(&mut out);
-    wire.write(&out).await?;
-    Ok(())
-}
-
-/// A client that hangs up when it is asked for a password: psql does, to ask its user first.
-fn as_reluctant(error: HandshakeError) -> HandshakeError {
-    match error {
-        HandshakeError::Gone { .. } => HandshakeError::Gone { midway: false },
-        other => other,
-    }
-}
-
-/// The body of the next message, which must be an answer of the client's to a challenge.
-async fn sasl_message(wire: &mut ReadAhead) -> Result<BytesMut, HandshakeError> {
-    wire.fill(1).await?;
-    let kind = wire.buffer[0];
-    if kind != b'p' {
-        return Err(HandshakeError::UnexpectedMessage { kind });
-    }
-    wire.fill(5).await?;
-    wire.buffer.advance(1);
-    let length = wire.buffer.get_u32() as usize;
-    if !(4..=SASL_MESSAGE_MAX).contains(&length) {
-        return Err(HandshakeError::MessageLength);
-    }
-    wire.fill(length - 4).await?;
-    Ok(wire.buffer.split_to(length - 4))
 }

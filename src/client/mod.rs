@@ -1,10 +1,13 @@
 //! The connection of an application.
 //!
-//! Owns the way in ([`handshake`]) and the borders of what is asked ([`conn`]). Invariant: what
+//! Owns the way in ([`handshake`], and what a load balancer says before it, [`proxied`]) and the borders of what is asked ([`conn`]). Invariant: what
 //! stands behind a [`ClientConn`] has proved who it is.
 
 pub mod conn;
 pub mod handshake;
+mod prove;
+pub mod proxied;
 
 pub use conn::{ClientConn, RequestError};
 pub use handshake::{Entered, Entrance, HandshakeError, Welcome, enter};
+pub use proxied::{NotProxied, proxied};

@@ -138,8 +138,28 @@ pub enum Complaint {
     Twice { text: String },
     #[error("names no node; list the nodes' addresses, as nodes = [\"127.0.0.1:5432\"]")]
     NoNodes,
-    #[error("there is none, so nobody could log in; add a [[user]] with a name and a password")]
+    #[error(
+        "there is none, so nobody could log in; add a [[user]] with a name and a password, or an [auth_query]"
+    )]
     NoUsers,
+    #[error(
+        "\"{text}\" is no origin; write an address range as \"10.0.0.0/8\" (with no bit set behind the prefix), an address, \"local\" (Unix sockets), \"loopback\" or \"all\""
+    )]
+    NotAnOrigin { text: String },
+    #[error(
+        "\"{text}\" is not a range of addresses; write for example \"10.0.0.0/8\" or \"10.1.2.3\""
+    )]
+    NotANetwork { text: String },
+    #[error(
+        "trust lets everybody in without proof, which is done only from this machine; write from = [\"local\", \"loopback\"] or another method"
+    )]
+    TrustFromElsewhere,
+    #[error("method \"{method}\" needs an encrypted connection; add tls = true to the rule")]
+    MethodNeedsTls { method: &'static str },
+    #[error(
+        "must name its parameter $1, as in: SELECT rolname, rolpassword, rolvaliduntil, rolcanlogin FROM pg_catalog.pg_authid WHERE rolname = $1"
+    )]
+    AuthQueryWithoutParameter,
     #[error("give one of password, password_file and password_env, not several")]
     SeveralPasswords,
     #[error("cannot read {}: {source}; mend the path or the file's permissions", path.display())]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::settings::{Balance, Consistency, LogFormat, PoolMode};
+use super::settings::{Balance, Consistency, LogFormat, Method, PoolMode};
 use super::value::{Bytes, Key, OneOf, OneOrMany};
 
 /// The whole file.
@@ -21,6 +21,8 @@ pub struct File {
     pub pool: PoolSection,
     pub routing: RoutingSection,
     pub limits: LimitsSection,
+    pub access: Vec<Spanned<AccessTable>>,
+    pub auth_query: AuthQuerySection,
     pub user: Vec<Spanned<UserTable>>,
 }
 
@@ -34,6 +36,7 @@ pub struct ProxySection {
     pub workers: Key<u64>,
     pub log_format: Key<OneOf<LogFormat>>,
     pub drain_timeout: Key<Duration>,
+    pub proxy_protocol_from: Key<OneOrMany>,
 }
 
 /// `[cluster]`
@@ -86,6 +89,7 @@ pub struct PoolSection {
     pub max_age: Key<Duration>,
     pub connect_timeout: Key<Duration>,
     pub prepared_statements: Key<u64>,
+    pub queue: Key<u64>,
 }
 
 /// `[routing]`
@@ -127,6 +131,11 @@ pub struct RuleTable {
 #[allow(missing_docs, reason = "config/reference.toml documents every key")]
 pub struct LimitsSection {
     pub clients: Key<u64>,
+    pub clients_per_user: Key<u64>,
+    pub clients_per_database: Key<u64>,
+    pub clients_per_address: Key<u64>,
+    pub logins: Key<u64>,
+    pub memory: Key<Bytes>,
     pub startup_timeout: Key<Duration>,
     pub startup_packet: Key<Bytes>,
     pub message: Key<Bytes>,
@@ -137,6 +146,32 @@ pub struct LimitsSection {
     pub idle_in_transaction_timeout: Key<Duration>,
     pub idle_timeout: Key<Duration>,
     pub session_keys: Key<u64>,
+}
+
+/// `[[access]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "config/reference.toml documents every key")]
+pub struct AccessTable {
+    pub from: Key<OneOrMany>,
+    pub user: Key<OneOrMany>,
+    pub database: Key<OneOrMany>,
+    pub tls: Key<bool>,
+    pub method: Key<OneOf<Method>>,
+}
+
+/// `[auth_query]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "config/reference.toml documents every key")]
+pub struct AuthQuerySection {
+    pub user: Key<String>,
+    pub password: Key<String>,
+    pub password_file: Key<String>,
+    pub password_env: Key<String>,
+    pub database: Key<String>,
+    pub query: Key<String>,
+    pub keep: Key<Duration>,
 }
 
 /// `[[user]]`

@@ -7,9 +7,11 @@
 //! [`shape`] finds keys that do not exist, [`file`] reads each value into the type its key wants, and
 //! [`resolve`] fills in defaults, fetches passwords and holds the values against each other.
 
+mod access;
 mod address;
 pub mod error;
 pub mod file;
+pub mod network;
 mod password;
 mod reader;
 pub mod resolve;

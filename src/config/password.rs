@@ -51,6 +51,9 @@ impl Reader<'_> {
             };
             (key("_env"), text)
         };
+        if is_md5(&text) {
+            return Some((UserPassword::Md5(Secret::new(text)), span));
+        }
         if !text.starts_with("SCRAM-SHA-256$") {
             return Some((UserPassword::Plain(Secret::new(text)), span));
         }
@@ -69,6 +72,14 @@ fn read_first_line(path: &Path) -> Result<String, Complaint> {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
         _ => Err(Complaint::PasswordFileEmpty { path: path.to_owned() }),
     }
+}
+
+/// PostgreSQL `get_password_type`: a password that looks like a hash is one.
+fn is_md5(text: &str) -> bool {
+    let digits = text.strip_prefix("md5");
+    digits.is_some_and(|digits| {
+        digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 /// PostgreSQL `parse_scram_secret` (`src/backend/libpq/auth-scram.c`), by shape.

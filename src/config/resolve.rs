@@ -76,7 +76,9 @@ pub(super) fn resolve(
     let pool = reader.pool(file.pool);
     let routing = reader.routing(file.routing, &nodes);
     let limits = reader.limits(file.limits);
-    let users = reader.users(file.user);
+    let access = reader.access(file.access);
+    let auth_query = reader.auth_query(file.auth_query, monitor.as_ref());
+    let users = reader.users(file.user, auth_query.is_some());
     Some(Settings {
         proxy: proxy?,
         nodes,
@@ -84,6 +86,8 @@ pub(super) fn resolve(
         pool: pool?,
         routing,
         limits: limits?,
+        access,
+        auth_query,
         users,
     })
 }
@@ -122,6 +126,7 @@ impl Reader<'_> {
                 Duration::ZERO..=DAY,
                 Duration::from_secs(30),
             ),
+            proxy_protocol_from: self.networks(section.proxy_protocol_from),
         })
     }
 
@@ -218,7 +223,7 @@ impl Reader<'_> {
         };
         let password = self.password("monitor", keys).and_then(|(password, span)| match password {
             UserPassword::Plain(secret) => Some(secret),
-            UserPassword::Verifier(_) => {
+            UserPassword::Verifier(_) | UserPassword::Md5(_) => {
                 self.complain("monitor.password", &span, Complaint::VerifierForMonitor);
                 None
             }
@@ -288,6 +293,7 @@ impl Reader<'_> {
                 1..=1_000_000,
                 500,
             )?,
+            queue: self.count("pool.queue", section.queue, 0..=10_000_000, 10_000)?,
         })
     }
 
@@ -365,6 +371,11 @@ impl Reader<'_> {
         }
     }
 
+    /// A count of which zero, like silence, means none.
+    fn bound(&mut self, name: &str, key: Key<u64>) -> Option<usize> {
+        self.count(name, key, 0..=10_000_000, 0).filter(|count| *count > 0)
+    }
+
     fn times(
         &mut self,
         section: &str,
@@ -417,6 +428,16 @@ impl Reader<'_> {
         let statement_span = section.statement.span.clone();
         let limits = Limits {
             clients: self.count("limits.clients", section.clients, 1..=10_000_000, 10_000)?,
+            clients_per_user: self.bound("limits.clients_per_user", section.clients_per_user),
+            clients_per_database: self
+                .bound("limits.clients_per_database", section.clients_per_database),
+            clients_per_address: self
+                .bound("limits.clients_per_address", section.clients_per_address),
+            logins: self.count("limits.logins", section.logins, 1..=1_000_000, 2000)?,
+            memory: self
+                .optional("limits.memory", section.memory)
+                .map(|bytes| bytes.0)
+                .filter(|bytes| *bytes > 0),
             startup_timeout: self.time(
                 "limits.startup_timeout",
                 section.startup_timeout,
@@ -478,8 +499,8 @@ impl Reader<'_> {
         Some(limits)
     }
 
-    fn users(&mut self, tables: Vec<Spanned<UserTable>>) -> Vec<User> {
-        if tables.is_empty() {
+    fn users(&mut self, tables: Vec<Spanned<UserTable>>, looked_up: bool) -> Vec<User> {
+        if tables.is_empty() && !looked_up {
             self.complain("user", &None, Complaint::NoUsers);
         }
         let mut names = HashSet::new();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::network::Network;
+
 /// Everything the file says, checked and with defaults filled in. Immutable; a reload makes another.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,8 +22,87 @@ pub struct Settings {
     pub routing: Routing,
     /// `[limits]`
     pub limits: Limits,
+    /// `[[access]]`, in the file's order: the first that matches decides.
+    pub access: Vec<AccessRule>,
+    /// `[auth_query]`, if users are looked up in the database.
+    pub auth_query: Option<AuthQuery>,
     /// `[[user]]`, in the file's order; names are unique.
     pub users: Vec<User>,
+}
+
+/// One `[[access]]` rule. All conditions that it gives must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessRule {
+    /// Where the client comes from: any of these.
+    pub from: Vec<Origin>,
+    /// The role that it asks for: any of these; all where empty.
+    pub users: Vec<String>,
+    /// The database that it asks for: any of these; all where empty.
+    pub databases: Vec<String>,
+    /// Whether its connection is encrypted, if that matters.
+    pub tls: Option<bool>,
+    /// How it proves who it is.
+    pub method: Method,
+}
+
+/// Where clients come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Anywhere.
+    All,
+    /// Over a Unix socket.
+    Local,
+    /// From an address of this machine's own.
+    Loopback,
+    /// From an address in this range.
+    Network(Network),
+}
+
+/// How a client proves who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// SCRAM-SHA-256.
+    Scram,
+    /// MD5 for users of whom only an md5 hash is kept, else SCRAM-SHA-256.
+    Md5,
+    /// A client certificate in its name.
+    Cert,
+    /// The password as it is, over TLS only.
+    Password,
+    /// Not at all: from this machine only.
+    Trust,
+    /// It may not enter.
+    Reject,
+}
+
+impl Method {
+    /// As the file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scram => "scram-sha-256",
+            Self::Md5 => "md5",
+            Self::Cert => "cert",
+            Self::Password => "password",
+            Self::Trust => "trust",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// `[auth_query]`: how users are looked up who are not in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthQuery {
+    /// The role that asks.
+    pub user: String,
+    /// Its password, if any.
+    pub password: Option<Secret>,
+    /// The database in which is asked.
+    pub database: String,
+    /// The query; its one parameter is the name.
+    pub query: String,
+    /// How long an answer is believed.
+    pub keep: Duration,
 }
 
 /// `[proxy]`: where Causeway listens and with how many workers.
@@ -37,6 +118,8 @@ pub struct Proxy {
     pub log_format: LogFormat,
     /// How long a drain waits for clients in the middle of a transaction.
     pub drain_timeout: Duration,
+    /// Who speaks PROXY protocol v2 to us, and must.
+    pub proxy_protocol_from: Vec<Network>,
 }
 
 /// One listening address.
@@ -134,6 +217,8 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Prepared statements kept per server before the least recently used one is closed.
     pub prepared_statements: usize,
+    /// Requests that may wait for a server of one pool.
+    pub queue: usize,
 }
 
 /// How long a session keeps a server.
@@ -233,6 +318,16 @@ pub enum RuleTarget {
 pub struct Limits {
     /// Clients in all.
     pub clients: usize,
+    /// Clients of one user; `None` for no bound of its own, as for those that follow.
+    pub clients_per_user: Option<usize>,
+    /// Clients in one database.
+    pub clients_per_database: Option<usize>,
+    /// Connections from one address, those that have not logged in included.
+    pub clients_per_address: Option<usize>,
+    /// Connections that have not logged in.
+    pub logins: usize,
+    /// Resident memory in bytes beyond which nobody is let in.
+    pub memory: Option<u64>,
     /// From accept to the end of the login.
     pub startup_timeout: Duration,
     /// Largest start-up packet in bytes (PostgreSQL: 10,000).
@@ -301,6 +396,8 @@ pub enum UserPassword {
     Plain(Secret),
     /// A `SCRAM-SHA-256$...` verifier as `pg_authid` keeps it: proves the client only.
     Verifier(Secret),
+    /// An `md5...` hash as `pg_authid` keeps it: for md5 on both sides.
+    Md5(Secret),
 }
 
 /// A string that never shows in logs, errors or `Debug` output.

@@ -7,8 +7,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Complaint, ConfigError, Problem, line_of};
 use super::file::{
-    ClusterSection, File, LimitsSection, MonitorSection, NodeTable, PoolSection, ProxySection,
-    RoutingSection, RuleTable, UserTable,
+    AccessTable, AuthQuerySection, ClusterSection, File, LimitsSection, MonitorSection, NodeTable,
+    PoolSection, ProxySection, RoutingSection, RuleTable, UserTable,
 };
 
 /// One table of the file.
@@ -24,7 +24,7 @@ pub struct Table {
 
 /// Every table that the file may have, the file itself first.
 #[must_use]
-pub fn tables() -> [Table; 10] {
+pub fn tables() -> [Table; 12] {
     let one = |path, keys| Table { path, repeated: false, keys };
     let many = |path, keys| Table { path, repeated: true, keys };
     [
@@ -37,6 +37,8 @@ pub fn tables() -> [Table; 10] {
         one("routing", keys::<RoutingSection>()),
         many("routing.rule", keys::<RuleTable>()),
         one("limits", keys::<LimitsSection>()),
+        many("access", keys::<AccessTable>()),
+        one("auth_query", keys::<AuthQuerySection>()),
         many("user", keys::<UserTable>()),
     ]
 }
@@ -54,7 +56,7 @@ pub fn unknown_keys(text: &str) -> Result<Vec<Problem>, ConfigError> {
 
 struct Walk<'a> {
     text: &'a str,
-    tables: [Table; 10],
+    tables: [Table; 12],
     problems: Vec<Problem>,
 }
 

@@ -35,6 +35,8 @@ pub struct Bounds {
     pub max_age: Duration,
     /// Time limit for opening a server.
     pub connect_timeout: Duration,
+    /// Requests that may wait at once.
+    pub queue: usize,
 }
 
 /// Why there is no server.
@@ -47,6 +49,14 @@ pub enum LeaseError {
         size: usize,
         /// How long the request waited.
         waited: Duration,
+    },
+    /// So many requests wait already that this one may not.
+    #[error("{waiting} requests wait for the {size} servers of the pool")]
+    QueueFull {
+        /// Servers in the pool.
+        size: usize,
+        /// Requests that wait.
+        waiting: usize,
     },
     /// No connection could be opened.
     #[error("no connection to the node could be opened")]
@@ -149,6 +159,7 @@ impl Pool {
             Taken::Lease(lease) => return Ok(lease),
             Taken::Place(place) => return self.open(place, worker, epoch).await,
             Taken::Queue(waiting) => waiting,
+            Taken::Full { size, waiting } => return Err(LeaseError::QueueFull { size, waiting }),
         };
         let bounds = self.bounds();
         let mut waiting = Waiting { granted: waiting, pool: self, epoch };
@@ -176,6 +187,10 @@ impl Pool {
                     None if room => {
                         state.places += 1;
                         return Taken::Place(Place::new(self.clone()));
+                    }
+                    None if state.is_full() => {
+                        let (size, waiting) = (state.bounds.size, state.bounds.queue);
+                        return Taken::Full { size, waiting };
                     }
                     None => return Taken::Queue(state.queue(worker)),
                 }
@@ -294,6 +309,18 @@ impl Pool {
 }
 
 impl State {
+    /// Whether nobody more may wait. Who has stopped waiting does not count.
+    fn is_full(&mut self) -> bool {
+        let waiting = |state: &Self| state.waiting.iter().map(VecDeque::len).sum::<usize>();
+        if waiting(self) < self.bounds.queue {
+            return false;
+        }
+        for line in &mut self.waiting {
+            line.retain(|waiter| !waiter.grant.is_closed());
+        }
+        waiting(self) >= self.bounds.queue
+    }
+
     /// The least recently used server of the worker that has the most idle: it is needed there least.
     /// While there is `room` to open one more, a server that was in use a moment ago stays where it
     /// is, lest two workers take it from each other again and again.
@@ -336,6 +363,7 @@ enum Taken {
     Lease(Lease),
     Place(Place),
     Queue(oneshot::Receiver<Grant>),
+    Full { size: usize, waiting: usize },
 }
 
 /// A place in the queue. What was granted when its owner stopped waiting is passed on.
@@ -367,13 +395,14 @@ mod tests {
             idle_timeout: Duration::from_secs(60),
             max_age: Duration::from_secs(3600),
             connect_timeout: Duration::from_secs(5),
+            queue: 1000,
         };
         // Port 1 on loopback: a connection is refused at once.
         let address = Address { host: "127.0.0.1".into(), port: 1 };
         let login = ServerLogin {
             user: "app".into(),
             database: "app".into(),
-            password: None,
+            secret: None,
             parameters: Vec::new(),
         };
         Arc::new(Pool::new(NodeId(0), address, login, bounds, 2))
@@ -438,6 +467,15 @@ mod tests {
         assert!(!second.is_finished());
         lease.give_back(1);
         let lease = second.await.unwrap().unwrap();
+        pool.set_bounds(Bounds { queue: 3, ..pool.bounds() });
+        let busy: Vec<_> = (0..3).map(|_| wait(pool.clone())).collect();
+        tokio::task::yield_now().await;
+        let full = pool.lease(0, 1).await;
+        assert!(matches!(full, Err(LeaseError::QueueFull { size: 1, waiting: 3 })), "{full:?}");
+        for gone in busy {
+            gone.abort();
+            let _ = gone.await;
+        }
         let late = pool.lease(0, 1).await;
         assert!(matches!(late, Err(LeaseError::Busy { size: 1, .. })));
         drop(lease);

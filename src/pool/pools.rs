@@ -7,8 +7,8 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::pool::{Bounds, Counts, Pool};
+use crate::auth::ServerSecret;
 use crate::cluster::{NodeId, Topology};
-use crate::config::settings::Secret;
 use crate::server::Laid;
 use crate::server::connect::{Reported, ServerLogin};
 
@@ -118,13 +118,13 @@ impl Pools {
         &self,
         user: &str,
         database: &str,
-        password: Option<&Secret>,
+        secret: Option<ServerSecret>,
         bounds: Bounds,
     ) -> Arc<Account> {
         let key: (Arc<str>, Arc<str>) = (user.into(), database.into());
         let mut accounts = self.accounts.lock();
         if let Some(account) = accounts.get(&key)
-            && account.login.password.as_ref() == password
+            && account.login.secret == secret
         {
             return account.clone();
         }
@@ -134,7 +134,7 @@ impl Pools {
             login: ServerLogin {
                 user: user.to_owned(),
                 database: database.to_owned(),
-                password: password.cloned(),
+                secret,
                 parameters: Vec::new(),
             },
             bounds: Mutex::new(bounds),

@@ -90,6 +90,14 @@ pub fn negotiate_protocol_version(out: &mut BytesMut, minor: u16, unrecognized: 
     });
 }
 
+/// Appends `AuthenticationMD5Password`.
+pub fn authentication_md5_password(out: &mut BytesMut, salt: [u8; 4]) {
+    message(out, b'R', |body| {
+        body.put_u32(5);
+        body.put_slice(&salt);
+    });
+}
+
 /// Appends `AuthenticationSASL` with the mechanisms offered.
 pub fn authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     message(out, b'R', |body| {

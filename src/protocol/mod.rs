@@ -8,6 +8,7 @@ pub mod blame;
 pub mod error_report;
 pub mod frame;
 pub mod frontend;
+pub mod proxy_header;
 pub mod request;
 pub mod response;
 pub mod startup;

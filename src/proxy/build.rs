@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,9 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::accept::accept;
+use super::census::Census;
 use super::crew::Crew;
 use super::reload::{self, reload};
-use super::worker;
+use super::resources;
+use super::worker::{self, Gate};
+use crate::auth::Throttle;
 use crate::auth::credentials::CredentialsError;
 use crate::catalog::{Catalogs, Source};
 use crate::cluster::Cluster;
@@ -75,6 +77,15 @@ impl Proxy {
     /// # Errors
     /// If an address is taken, or the system gives no thread.
     pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let files = resources::raise_files(&settings);
+        if files.are_short() {
+            tracing::warn!(
+                allowed = files.allowed,
+                needed = files.needed,
+                "fewer files may be open (RLIMIT_NOFILE) than limits.clients and the pools may need: \
+                 clients beyond that will wait"
+            );
+        }
         let bound = bind_all(&settings)?;
         let addresses = bound
             .iter()
@@ -93,14 +104,15 @@ impl Proxy {
             let _within = runtime.enter();
             build(settings, &registry, runtime.handle(), &halt)?
         };
-        let clients = Arc::new(AtomicUsize::new(0));
+        let census = Arc::new(Census::new(&registry));
+        let gate = Arc::new(Gate { census: census.clone(), throttle: Throttle::default() });
         let count = shared.rules.load().settings.proxy.workers;
         let (crew, handed) = Crew::new(count);
         let mut workers = Vec::with_capacity(count);
         for (number, handed) in handed.into_iter().enumerate() {
-            let (crew, shared, clients) = (crew.clone(), shared.clone(), clients.clone());
+            let (crew, shared, gate) = (crew.clone(), shared.clone(), gate.clone());
             let (drain, halt) = (drain.clone(), halt.clone());
-            let thread = worker::start(number, crew, handed, shared, clients, drain, halt)
+            let thread = worker::start(number, crew, handed, shared, gate, drain, halt)
                 .map_err(StartError::Thread)?;
             workers.push(thread);
         }
@@ -109,6 +121,7 @@ impl Proxy {
             shared: shared.clone(),
             registry,
             crew,
+            census,
             drain: drain.clone(),
             halt: halt.clone(),
         };
@@ -244,7 +257,7 @@ fn build(
     let clocks = Clocks::new(settings.proxy.workers);
     metrics.announce(settings.nodes.iter().map(|node| &*node.name));
     let session_keys = settings.limits.session_keys;
-    let rules = reload::rules(settings, None)?;
+    let rules = reload::rules(settings, None, &reload::some_node(&cluster))?;
     Ok(Arc::new(Shared {
         rules: ArcSwap::from_pointee(rules),
         cluster,
@@ -290,6 +303,7 @@ struct Control {
     shared: Arc<Shared>,
     registry: telemetry::Registry,
     crew: Arc<Crew>,
+    census: Arc<Census>,
     drain: CancellationToken,
     halt: CancellationToken,
 }
@@ -331,6 +345,10 @@ impl Control {
                 _ = every.tick() => {
                     let topology = self.shared.cluster.topology();
                     self.shared.pools.reap(Instant::now(), &topology);
+                    let limits = &self.shared.rules.load().settings.limits;
+                    if limits.memory.is_some() {
+                        self.census.note_memory(resources::resident_bytes(), limits);
+                    }
                 }
             }
         }

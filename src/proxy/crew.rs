@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
+use super::census::Counted;
 use crate::net::{PeerAddr, Stream};
 use crate::session::Session;
 use crate::session::post::Post;
@@ -39,7 +40,18 @@ pub enum Handed {
     /// A connection that has just been accepted.
     Connection(Stream, PeerAddr),
     /// A session that another worker ran.
-    Session(Box<Session>, PeerAddr),
+    Session(Guest),
+}
+
+/// A client that has logged in.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its session.
+    pub session: Box<Session>,
+    /// Where it comes from.
+    pub peer: PeerAddr,
+    /// It counts for as long as this lives.
+    pub counted: Counted,
 }
 
 /// All workers, as acceptors and the workers themselves see them.
@@ -107,10 +119,10 @@ impl Crew {
     ///
     /// # Errors
     /// The session, when the proxy is shutting down.
-    pub fn relieve(&self, session: Box<Session>, peer: PeerAddr) -> Result<(), Box<Session>> {
+    pub fn relieve(&self, guest: Guest) -> Result<(), Guest> {
         let relief = &self.members[self.relief.load(Ordering::Relaxed)];
-        relief.take(Handed::Session(session, peer)).map_err(|handed| match handed {
-            Handed::Session(session, _) => session,
+        relief.take(Handed::Session(guest)).map_err(|handed| match handed {
+            Handed::Session(guest) => guest,
             Handed::Connection(..) => unreachable!("a session was handed over"),
         })
     }

@@ -6,8 +6,10 @@
 
 pub mod accept;
 pub mod build;
+pub mod census;
 pub mod crew;
 pub mod reload;
+pub mod resources;
 pub mod worker;
 
 pub use build::{Proxy, StartError};

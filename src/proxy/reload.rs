@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use crate::auth::Credentials;
 use crate::auth::credentials::CredentialsError;
+use crate::catalog::Roles;
+use crate::catalog::source::Primary;
+use crate::cluster::Cluster;
+use crate::config::settings::{Listen, Method};
 use crate::config::{self, ConfigError, Settings};
 use crate::routing::Router;
 use crate::routing::learned::LearnedShapes;
@@ -28,8 +32,20 @@ pub enum ReloadError {
 ///
 /// # Errors
 /// If a user's verifier cannot be read.
-pub fn rules(settings: Settings, previous: Option<&Rules>) -> Result<Rules, CredentialsError> {
+pub fn rules(
+    settings: Settings,
+    previous: Option<&Rules>,
+    node: &Primary,
+) -> Result<Rules, CredentialsError> {
     let credentials = Credentials::build(&settings, previous.map(|rules| &rules.credentials))?;
+    let roles = settings.auth_query.as_ref().map(|query| {
+        let known = previous.and_then(|rules| rules.roles.as_ref());
+        match known.filter(|roles| roles.settings() == query) {
+            Some(roles) => roles.clone(),
+            None => Arc::new(Roles::new(query, node.clone())),
+        }
+    });
+    warn_of_access(&settings);
     let learned = previous
         .map_or_else(|| Arc::new(LearnedShapes::default()), |rules| rules.router.learned().clone());
     let shape_of = |text: &str| sql::analyze(text.as_bytes(), Lexis::default()).shape;
@@ -38,7 +54,40 @@ pub fn rules(settings: Settings, previous: Option<&Rules>) -> Result<Rules, Cred
         settings.routing.balance,
         previous.map(|rules| (&rules.settings, &rules.balancer)),
     );
-    Ok(Rules { settings, credentials, router, balancer })
+    Ok(Rules { settings, credentials, roles, router, balancer })
+}
+
+/// Says loudly what lets people in without proof, and what lets nobody in.
+fn warn_of_access(settings: &Settings) {
+    for rule in settings.access.iter().filter(|rule| rule.method == Method::Trust) {
+        let whom = |names: &[String]| match names {
+            [] => "all".to_owned(),
+            names => names.join(", "),
+        };
+        tracing::warn!(
+            users = whom(&rule.users),
+            databases = whom(&rule.databases),
+            "an [[access]] rule trusts whoever is on this machine: they enter WITHOUT A PASSWORD"
+        );
+    }
+    let open =
+        |listen: &Listen| matches!(listen, Listen::Tcp(address) if !address.ip().is_loopback());
+    if settings.access.is_empty() && settings.proxy.listen.iter().any(open) {
+        tracing::warn!(
+            "proxy.listen is open to other machines, but there is no [[access]] rule: they are refused"
+        );
+    }
+}
+
+/// Tells the node that roles are looked up at: the primary, or while there is none a replica.
+#[must_use]
+pub fn some_node(cluster: &Arc<Cluster>) -> Primary {
+    let cluster = cluster.clone();
+    Arc::new(move || {
+        let topology = cluster.load();
+        let replica = || topology.eligible_replicas().next().map(|node| node.id);
+        topology.primary.or_else(replica).map(|id| topology.node(id).address.clone())
+    })
 }
 
 /// Reads the file again and swaps what is made of it.
@@ -52,7 +101,7 @@ pub fn reload(shared: &Shared, path: &Path) -> Result<(), ReloadError> {
     if old.listen != new.listen || old.http != new.http || old.workers != new.workers {
         tracing::warn!("proxy.listen, proxy.http and proxy.workers change only with a restart");
     }
-    let next = rules(settings, Some(&current))?;
+    let next = rules(settings, Some(&current), &some_node(&shared.cluster))?;
     shared.cluster.apply(&next.settings);
     shared.pools.set_bounds(|user| Shared::bounds(&next.settings, user));
     shared.rules.store(Arc::new(next));

@@ -4,16 +4,19 @@
 //! has whom is the crew's to say.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::crew::{Crew, Handed};
+use super::census::{Census, Counted};
+use super::crew::{Crew, Guest, Handed};
+use crate::auth::Throttle;
 use crate::client::{self, Entered, Entrance, HandshakeError};
+use crate::config::Settings;
 use crate::net::{PeerAddr, Stream};
 use crate::protocol::ErrorReport;
 use crate::session::driver::Left;
@@ -31,17 +34,26 @@ pub fn start(
     crew: Arc<Crew>,
     handed: mpsc::UnboundedReceiver<Handed>,
     shared: Arc<Shared>,
-    clients: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     drain: CancellationToken,
     halt: CancellationToken,
 ) -> std::io::Result<thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let desk = Desk { number, crew, shared, clients, drain, halt };
+    let desk = Desk { number, crew, shared, gate, drain, halt };
     thread::Builder::new().name(format!("causeway-{number}")).spawn(move || {
         metrics::set_worker(number + 1);
         desk.crew.report(number);
         runtime.block_on(serve(desk, handed));
     })
+}
+
+/// Who is let in, over all workers.
+#[derive(Debug)]
+pub struct Gate {
+    /// How many there are.
+    pub census: Arc<Census>,
+    /// Who has failed of late.
+    pub throttle: Throttle,
 }
 
 /// What a worker knows.
@@ -50,7 +62,7 @@ struct Desk {
     number: usize,
     crew: Arc<Crew>,
     shared: Arc<Shared>,
-    clients: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
     drain: CancellationToken,
     halt: CancellationToken,
 }
@@ -98,13 +110,14 @@ async fn client_task(desk: Desk, handed: Handed) {
     let _connection = Connection(&desk);
     match handed {
         Handed::Connection(stream, peer) => {
-            if let Some(session) = enter(&desk, stream, peer).await {
-                session_task(&desk, session, peer).await;
+            if let Some(guest) = enter(&desk, stream, peer).await {
+                session_task(&desk, guest).await;
             }
         }
-        Handed::Session(mut session, peer) => match session.move_to(desk.number) {
-            Ok(()) => session_task(&desk, session, peer).await,
+        Handed::Session(mut guest) => match guest.session.move_to(desk.number) {
+            Ok(()) => session_task(&desk, guest).await,
             Err(error) => {
+                let peer = guest.peer;
                 tracing::warn!(%peer, %error, "a session could not be handed to another worker");
             }
         },
@@ -112,22 +125,41 @@ async fn client_task(desk: Desk, handed: Handed) {
 }
 
 /// Logs a client in. `None`: it was only a cancel request, or it was refused.
-async fn enter(desk: &Desk, mut stream: Stream, peer: PeerAddr) -> Option<Box<Session>> {
+async fn enter(desk: &Desk, mut stream: Stream, mut peer: PeerAddr) -> Option<Guest> {
     if let Err(error) = stream.rehome() {
         tracing::warn!(%peer, %error, "a connection could not be handed to its worker");
         return None;
     }
     let rules = desk.shared.rules.load_full();
-    let closed = closed_report(desk, rules.settings.limits.clients);
+    let limits = &rules.settings.limits;
+    let mut buffer = BytesMut::new();
+    if speaks_for_others(&rules.settings, peer) {
+        match client::proxied(stream, peer, limits.startup_timeout).await {
+            Ok((proxied, read_ahead, from)) => (stream, buffer, peer) = (proxied, read_ahead, from),
+            Err(error) => {
+                desk.shared.metrics.refused_logins.inc();
+                tracing::info!(%peer, %error, "connection refused");
+                return None;
+            }
+        }
+    }
+    let (counted, full) = desk.gate.census.arrive(peer, limits);
+    let closed = if desk.drain.is_cancelled() { Some(shutting_down()) } else { full };
     let entrance = Entrance {
         credentials: &rules.credentials,
-        limits: &rules.settings.limits,
+        roles: rules.roles.as_deref(),
+        access: &rules.settings.access,
+        peer,
+        wait: desk.gate.wait(peer),
+        limits,
         closed: closed.as_ref(),
     };
-    match Box::pin(client::enter(stream, BytesMut::new(), entrance)).await {
+    let entered = Box::pin(client::enter(stream, buffer, entrance)).await;
+    desk.gate.learn(peer, &entered);
+    match entered {
         Ok(Entered::Session(welcome)) => {
             drop(rules);
-            greet(desk, welcome, peer).await
+            greet(desk, welcome, counted, peer).await
         }
         Ok(Entered::Cancel { stream, key }) => {
             desk.shared.registry.cancel(key.process_id, &key.secret).await;
@@ -142,51 +174,65 @@ async fn enter(desk: &Desk, mut stream: Stream, peer: PeerAddr) -> Option<Box<Se
     }
 }
 
-/// Why nobody may enter now, if that is so.
-fn closed_report(desk: &Desk, most: usize) -> Option<ErrorReport> {
-    if desk.drain.is_cancelled() {
-        return Some(ErrorReport::fatal("57P03", "the database system is shutting down"));
+fn shutting_down() -> ErrorReport {
+    ErrorReport::fatal("57P03", "the database system is shutting down")
+}
+
+/// Whether a connection from there is to begin with a header that says whom it is for.
+fn speaks_for_others(settings: &Settings, peer: PeerAddr) -> bool {
+    let listed = &settings.proxy.proxy_protocol_from;
+    matches!(peer, PeerAddr::Tcp(from) if listed.iter().any(|network| network.contains(from.ip())))
+}
+
+impl Gate {
+    fn wait(&self, peer: PeerAddr) -> Duration {
+        match peer {
+            PeerAddr::Tcp(from) => self.throttle.wait(from.ip(), Instant::now()),
+            PeerAddr::Local => Duration::ZERO,
+        }
     }
-    (desk.clients.load(Ordering::Relaxed) >= most).then(|| {
-        ErrorReport::fatal("53300", "sorry, too many clients already")
-            .with_detail(format!("The proxy has {most} clients, as many as limits.clients allows."))
-    })
+
+    fn learn(&self, peer: PeerAddr, entered: &Result<Entered, HandshakeError>) {
+        let PeerAddr::Tcp(from) = peer else { return };
+        match entered {
+            Ok(Entered::Session(_)) => self.throttle.succeeded(from.ip()),
+            Err(HandshakeError::Authentication { .. }) => {
+                self.throttle.failed(from.ip(), Instant::now());
+            }
+            _ => {}
+        }
+    }
 }
 
 fn log_refused(error: &HandshakeError, peer: PeerAddr) {
     if let Some(report) = error.report() {
-        tracing::info!(%peer, %error, sqlstate = %report.sqlstate, "login refused");
+        let error = describe(error);
+        tracing::info!(%peer, error, sqlstate = %report.sqlstate, "login refused");
     } else {
         tracing::debug!(%peer, %error, "connection ended before its login");
     }
 }
 
-/// Counts a client for as long as it has a session.
-struct Counted<'a>(&'a Desk);
-
-impl<'a> Counted<'a> {
-    fn new(desk: &'a Desk) -> Self {
-        desk.clients.fetch_add(1, Ordering::Relaxed);
-        desk.shared.metrics.clients.inc();
-        Self(desk)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.clients.fetch_sub(1, Ordering::Relaxed);
-        self.0.shared.metrics.clients.dec();
-    }
-}
-
 /// Says to a client that has logged in that it is ready.
-async fn greet(desk: &Desk, welcome: client::Welcome, peer: PeerAddr) -> Option<Box<Session>> {
+async fn greet(
+    desk: &Desk,
+    welcome: client::Welcome,
+    mut counted: Counted,
+    peer: PeerAddr,
+) -> Option<Guest> {
     let (user, database) = (welcome.user.clone(), welcome.database.clone());
+    let full = counted.logged_in(&user, &database, &desk.shared.rules.load().settings.limits);
+    if let Err(report) = full {
+        desk.shared.metrics.refused_logins.inc();
+        tracing::info!(%peer, user, database, %report, "login refused");
+        client::handshake::refuse(welcome.stream, &report).await;
+        return None;
+    }
     match Box::pin(Session::greet(desk.shared.clone(), desk.number, welcome)).await {
         Ok(session) => {
             desk.shared.metrics.logins.inc();
             tracing::debug!(%peer, user, database, "client logged in");
-            Some(Box::new(session))
+            Some(Guest { session: Box::new(session), peer, counted })
         }
         Err(error) => {
             desk.shared.metrics.refused_logins.inc();
@@ -197,18 +243,18 @@ async fn greet(desk: &Desk, welcome: client::Welcome, peer: PeerAddr) -> Option<
 }
 
 /// Runs a session until it ends or another worker takes it.
-async fn session_task(desk: &Desk, mut session: Box<Session>, peer: PeerAddr) {
-    let _counted = Counted::new(desk);
+async fn session_task(desk: &Desk, mut guest: Guest) {
     let post = desk.crew.post(desk.number);
     let ended = loop {
-        match session.run(&post).await {
-            Ok(Left::ForAnotherWorker) => match desk.crew.relieve(session, peer) {
+        match guest.session.run(&post).await {
+            Ok(Left::ForAnotherWorker) => match desk.crew.relieve(guest) {
                 Ok(()) => return,
-                Err(back) => session = back,
+                Err(back) => guest = back,
             },
             ended => break ended,
         }
     };
+    let Guest { session, peer, counted: _ } = &guest;
     let account = session.account();
     let (user, database) = (&account.user, &account.database);
     match ended {

@@ -7,15 +7,18 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
+use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError};
 use tokio::time::{Instant, timeout_at};
 
-use crate::auth::scram_client::{self, AwaitingChallenge, AwaitingProof, ScramClientError};
-use crate::config::settings::{Address, Secret};
+use crate::auth::scram_client::{self, AwaitingChallenge, AwaitingProof, Prover, ScramClientError};
+use crate::auth::{ServerSecret, md5};
+use crate::config::settings::Address;
 use crate::net::{self, ReadAhead, SocketOptions, Stream};
 use crate::protocol::backend::{self, Authentication};
 use crate::protocol::{Blame, ErrorReport, frontend};
@@ -37,7 +40,7 @@ pub struct ServerLogin {
     /// The database.
     pub database: String,
     /// What proves the role, if the server asks.
-    pub password: Option<Secret>,
+    pub secret: Option<ServerSecret>,
     /// Further start-up parameters.
     pub parameters: Vec<(String, String)>,
 }
@@ -74,9 +77,22 @@ pub enum ConnectError {
     /// The time was up.
     #[error("the login took longer than {0:?}")]
     Timeout(Duration),
-    /// It asks for a password, and the file gives none in plain.
+    /// It asks for a password, and there is none for this user.
     #[error("the server asks for a password and none is configured for this user")]
     NoPassword,
+    /// It asks for something that what is known of the user's password cannot answer.
+    #[error(
+        "the server asks for {asked} authentication, for which {known} is not enough; give the password \
+         itself, or let pg_hba.conf ask for {instead}"
+    )]
+    SecretDoesNotFit {
+        /// What it asks for.
+        asked: &'static str,
+        /// What there is.
+        known: &'static str,
+        /// What it would be good for.
+        instead: &'static str,
+    },
     /// It asks for a way of authentication that Causeway does not have.
     #[error("the server asks for an unsupported way of authentication (code {code})")]
     UnsupportedAuthentication {
@@ -155,7 +171,9 @@ impl ConnectError {
                 b"3D000" | [b'2' | b'4', b'2', ..] => Blame::Client,
                 _ => Blame::Server,
             },
-            Self::NoPassword | Self::UnsupportedAuthentication { .. } => Blame::Operator,
+            Self::NoPassword
+            | Self::SecretDoesNotFit { .. }
+            | Self::UnsupportedAuthentication { .. } => Blame::Operator,
             Self::Unreachable(_) | Self::Timeout(_) | Self::Protocol(_) => Blame::Server,
         }
     }
@@ -169,7 +187,9 @@ impl ConnectError {
             Self::Unreachable(_) | Self::Timeout(_) => {
                 ErrorReport::fatal("08001", "could not connect to the server")
             }
-            Self::NoPassword | Self::UnsupportedAuthentication { .. } => {
+            Self::NoPassword
+            | Self::SecretDoesNotFit { .. }
+            | Self::UnsupportedAuthentication { .. } => {
                 ErrorReport::fatal("08001", "could not log in to the server")
                     .with_detail(self.to_string())
             }
@@ -260,14 +280,23 @@ async fn answer(
     login: &ServerLogin,
     out: &mut BytesMut,
 ) -> Result<Proof, ConnectError> {
-    let password = || login.password.as_ref().map(Secret::expose).ok_or(ConnectError::NoPassword);
+    let secret = || login.secret.as_ref().ok_or(ConnectError::NoPassword);
     match (asked, proof) {
         (Authentication::CleartextPassword, Proof::Unasked) => {
-            frontend::password(out, password()?.as_bytes());
+            let ServerSecret::Password(password) = secret()? else {
+                return Err(misfit("password", secret()?));
+            };
+            frontend::password(out, password.expose().as_bytes());
             Ok(Proof::Given)
         }
         (Authentication::Md5Password(salt), Proof::Unasked) => {
-            let hashed = md5_hash(login.user.as_bytes(), password()?.as_bytes(), salt);
+            let hashed = match secret()? {
+                ServerSecret::Password(password) => {
+                    md5_hash(login.user.as_bytes(), password.expose().as_bytes(), salt)
+                }
+                ServerSecret::Md5(hash) => md5::salted(hash.expose(), salt),
+                keys @ ServerSecret::Keys(_) => return Err(misfit("md5", keys)),
+            };
             frontend::password(out, hashed.as_bytes());
             Ok(Proof::Given)
         }
@@ -276,7 +305,12 @@ async fn answer(
             if !mechanisms.split(|&byte| byte == 0).any(|mechanism| mechanism == offered) {
                 return Err(ServerViolation::Mechanisms.into());
             }
-            let exchange = AwaitingChallenge::new(password()?);
+            let prover = match secret()? {
+                ServerSecret::Password(password) => Prover::password(password.expose()),
+                ServerSecret::Keys(keys) => Prover::Keys(keys.clone()),
+                hash @ ServerSecret::Md5(_) => return Err(misfit("SCRAM", hash)),
+            };
+            let exchange = AwaitingChallenge::new(prover);
             frontend::sasl_initial_response(out, scram_client::MECHANISM, exchange.message());
             Ok(Proof::Challenge(exchange))
         }
@@ -296,12 +330,31 @@ async fn answer(
     }
 }
 
+fn misfit(asked: &'static str, known: &ServerSecret) -> ConnectError {
+    let (known, instead) = match known {
+        ServerSecret::Keys(_) => ("a SCRAM verifier", "scram-sha-256"),
+        ServerSecret::Md5(_) => ("an md5 hash", "md5"),
+        ServerSecret::Password(_) => ("a password", "scram-sha-256"),
+    };
+    ConnectError::SecretDoesNotFit { asked, known, instead }
+}
+
+/// How many key derivations may run at once: rounds for new servers leave a core to those who serve.
+static DERIVATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Semaphore::new((cores / 2).max(1))
+});
+
 /// Answers the challenge away from the worker, whose other sessions would have to wait for the key
 /// derivation.
 async fn derive(
     exchange: AwaitingChallenge,
     challenge: Vec<u8>,
 ) -> Result<AwaitingProof, ConnectError> {
+    if !exchange.is_costly() {
+        return exchange.on_challenge(&challenge).map_err(|e| ServerViolation::Scram(e).into());
+    }
+    let _turn = DERIVATIONS.acquire().await;
     let derived = task::spawn_blocking(move || exchange.on_challenge(&challenge)).await;
     derived
         .map_err(|stopped: JoinError| ConnectError::Unreachable(stopped.into()))?

@@ -209,6 +209,9 @@ impl Session {
                 Ok(lease)
             }
             Err(LeaseError::Busy { size, waited }) => Err(Failure::Busy { size, waited }),
+            Err(LeaseError::QueueFull { size, waiting }) => {
+                Err(Failure::QueueFull { size, waiting })
+            }
             Err(LeaseError::Connect(error)) => {
                 let not_now = match &error {
                     ConnectError::Refused(report) => NOT_NOW.contains(&&*report.sqlstate),

@@ -112,6 +112,14 @@ pub enum Failure {
     /// The primary does not show in time what a replica has shown.
     #[error("the primary does not show yet what a replica has shown")]
     NotYetVisible,
+    /// Too many wait for a server already.
+    #[error("too many wait for a server")]
+    QueueFull {
+        /// Servers in the pool.
+        size: usize,
+        /// Requests that wait.
+        waiting: usize,
+    },
     /// The node refused the connection.
     #[error("the node refused the connection")]
     NodeRefused(#[source] Box<ErrorReport>),
@@ -199,6 +207,11 @@ impl Failure {
             )
             .with_detail(format!("All {size} servers of this user and database are busy."))
             .with_hint("Raise pool.size or pool.wait."),
+            Self::QueueFull { size, waiting } => {
+                ErrorReport::error("53300", "too many requests wait for a server")
+                    .with_detail(format!("{waiting} requests wait for {size} servers."))
+                    .with_hint("Raise pool.size or pool.queue.")
+            }
             Self::Overdue => Overdue::Query.report(),
             Self::Cancelled => {
                 ErrorReport::error("57014", "canceling statement due to user request")

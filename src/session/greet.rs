@@ -43,16 +43,17 @@ impl Session {
         worker: usize,
         welcome: Welcome,
     ) -> Result<Self, GreetError> {
-        let Welcome { stream, buffer, user, database, parameters, protocol_minor } = welcome;
+        let Welcome { stream, buffer, user, database, parameters, protocol_minor, secret } =
+            welcome;
         let mut client = ClientConn::new(stream, buffer);
         let laid = match base_settings(&parameters) {
             Ok(laid) => laid,
             Err(report) => return Err(refuse(client, report).await),
         };
         let rules = shared.rules.load_full();
-        let password = rules.credentials.server_password(&user);
+        let secret = rules.credentials.server_secret(&user, secret);
         let bounds = Shared::bounds(&rules.settings, &user);
-        let account = shared.pools.account(&user, &database, password, bounds);
+        let account = shared.pools.account(&user, &database, secret, bounds);
         let entry = shared.registry.enter(protocol_minor);
         let machine = Machine::new(
             SessionSettings::new(laid),

@@ -9,7 +9,7 @@ use super::pins::Pin;
 use crate::cluster::{NodeId, Topology};
 use crate::routing::decision::Reason;
 use crate::telemetry::Registry;
-use crate::telemetry::metrics::{Counter, Family, Gauge, Histogram};
+use crate::telemetry::metrics::{Counter, Family, Histogram};
 
 /// The counters of one node.
 #[derive(Debug)]
@@ -65,8 +65,6 @@ pub struct Metrics {
     reasons: Box<[Counter]>,
     /// From the request's last byte to the answer's last.
     pub latency: Histogram,
-    /// Clients that are logged in.
-    pub clients: Gauge,
     /// Logins that succeeded.
     pub logins: Counter,
     /// Logins that did not.
@@ -130,7 +128,6 @@ impl Metrics {
                 "causeway_request_seconds",
                 "Time from a request's arrival to its answer's end",
             ),
-            clients: registry.gauge("causeway_clients", "Clients that are logged in"),
             logins: registry.counter("causeway_logins", "Logins that succeeded"),
             refused_logins: registry.counter("causeway_refused_logins", "Logins that failed"),
             errors: registry

@@ -10,7 +10,7 @@ use super::metrics::Metrics;
 use super::registry::Registry;
 use super::statements;
 use crate::auth::Credentials;
-use crate::catalog::Catalogs;
+use crate::catalog::{Catalogs, Roles};
 use crate::cluster::Cluster;
 use crate::config::Settings;
 use crate::config::settings::{self, Balance, TimeLimits};
@@ -27,6 +27,8 @@ pub struct Rules {
     pub settings: Settings,
     /// Who may enter.
     pub credentials: Credentials,
+    /// Who else, as the database says.
+    pub roles: Option<Arc<Roles>>,
     /// `[routing]`, compiled.
     pub router: Router,
     /// The kind of balance it was made for is in the settings.
@@ -70,6 +72,7 @@ impl Shared {
             idle_timeout: pool.idle_timeout,
             max_age: pool.max_age,
             connect_timeout: pool.connect_timeout,
+            queue: pool.queue,
         }
     }
 

@@ -191,7 +191,7 @@ impl Peer {
         self.flush().await?;
         let (_, last) = self.message().await?;
         let Ok(last) = exchange.on_client_final(&last) else { return Ok(false) };
-        backend::authentication_sasl_final(&mut self.out, last.as_bytes());
+        backend::authentication_sasl_final(&mut self.out, last.message.as_bytes());
         Ok(true)
     }
 

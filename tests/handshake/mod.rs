@@ -11,7 +11,7 @@ use causeway::auth::Credentials;
 use causeway::auth::verifier::{ITERATIONS, Verifier};
 use causeway::client::{Entered, Entrance, HandshakeError, enter};
 use causeway::config::settings::{Limits, Secret, TimeLimits, User, UserPassword};
-use causeway::net::Stream;
+use causeway::net::{PeerAddr, Stream};
 use causeway::protocol::ErrorReport;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -21,6 +21,11 @@ const HANG: Duration = Duration::from_secs(30);
 fn limits() -> Limits {
     Limits {
         clients: 100,
+        clients_per_user: None,
+        clients_per_database: None,
+        clients_per_address: None,
+        logins: 100,
+        memory: None,
         startup_timeout: Duration::from_secs(15),
         startup_packet: 10_000,
         message: 1 << 30,
@@ -62,8 +67,15 @@ async fn entrance_with(
     let (stream, _) = listener.accept().await.unwrap();
     let task = tokio::spawn(async move {
         let credentials = credentials();
-        let entrance =
-            Entrance { credentials: &credentials, limits: &limits, closed: closed.as_ref() };
+        let entrance = Entrance {
+            credentials: &credentials,
+            roles: None,
+            access: &[],
+            peer: PeerAddr::Local,
+            wait: Duration::ZERO,
+            limits: &limits,
+            closed: closed.as_ref(),
+        };
         enter(Stream::Tcp(stream), BytesMut::new(), entrance).await
     });
     (client, task)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
+use causeway::auth::ServerSecret;
 use causeway::config::settings::{Address, Secret};
 use causeway::protocol::startup::StartupPacket;
 use causeway::protocol::{Blame, ErrorReport, backend, write};
@@ -20,7 +21,7 @@ fn login(password: Option<&str>) -> ServerLogin {
     ServerLogin {
         user: "app".to_owned(),
         database: "shop".to_owned(),
-        password: password.map(Secret::new),
+        secret: password.map(|password| ServerSecret::Password(Secret::new(password))),
         parameters: vec![("application_name".to_owned(), "test".to_owned())],
     }
 }

@@ -114,6 +114,7 @@ impl Bed {
             database: "app".to_owned(),
             parameters: Vec::new(),
             protocol_minor: 0,
+            secret: None,
         };
         let shared = self.shared.clone();
         let (post, moves) = (self.post.clone(), self.moves.clone());
@@ -149,11 +150,14 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
     let cluster = Arc::new(Cluster::fixed(topology(nodes)));
     let stopped = CancellationToken::new();
     stopped.cancel();
-    let source = Source::new("app", None, Arc::new(|| None));
+    let nowhere = Arc::new(|| None);
+    let source = Source::new("app", None, nowhere.clone());
     let runtime = tokio::runtime::Handle::current();
     let registry = telemetry::Registry::new(1);
     Arc::new(Shared {
-        rules: ArcSwap::from_pointee(proxy::reload::rules(settings, None).unwrap()),
+        rules: ArcSwap::from_pointee(
+            proxy::reload::rules(settings, None, &(nowhere as _)).unwrap(),
+        ),
         cluster,
         catalogs: Arc::new(Catalogs::new(source, runtime, stopped)),
         pools: Arc::new(Pools::new(1)),

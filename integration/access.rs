@@ -1,0 +1,356 @@
+//! Who may enter, whose password it is, and that none shows: by the file, by the database, and by
+//! where a client comes from.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::harness::{Proxy, ProxyOptions, SOON, await_until, fresh_database, shared_cluster};
+use crate::wire::{read_to_end, startup};
+
+/// A proxy with these sections.
+async fn proxy_with(sections: String) -> Proxy {
+    proxy_and(String::new(), sections).await
+}
+
+/// The same with these lines in `[proxy]`.
+async fn proxy_and(proxy: String, sections: String) -> Proxy {
+    // Files are written once per test: what leaks is a few hundred bytes.
+    let options = ProxyOptions { proxy: proxy.leak(), more: sections.leak(), ..Default::default() };
+    Proxy::start(shared_cluster(), &options).await
+}
+
+/// Roles belong to the cluster, which tests share.
+fn fresh_role(stem: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{stem}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+async fn run(statements: &str) {
+    shared_cluster().primary().execute(statements).await.unwrap();
+    shared_cluster().await_replay().await.unwrap();
+}
+
+async fn kept_of(role: &str) -> String {
+    let direct = shared_cluster().primary().connect("postgres").await.unwrap();
+    let query = "SELECT rolpassword FROM pg_authid WHERE rolname = $1";
+    direct.query_one(query, &[&role]).await.unwrap().get(0)
+}
+
+async fn enter(
+    proxy: &Proxy,
+    user: &str,
+    password: &str,
+    database: &str,
+) -> Result<Client, String> {
+    enter_with(&proxy.config(database), user, password).await
+}
+
+/// A client that has asked something, or the refusal.
+async fn enter_with(config: &Config, user: &str, password: &str) -> Result<Client, String> {
+    let mut config = config.clone();
+    config.user(user).password(password);
+    let told = |error: tokio_postgres::Error| match error.as_db_error() {
+        Some(report) => format!("{} {}", report.code().code(), report.message()),
+        None => error.to_string(),
+    };
+    let (client, connection) = config.connect(NoTls).await.map_err(told)?;
+    tokio::spawn(connection);
+    client.simple_query("SELECT 1").await.map_err(told)?;
+    Ok(client)
+}
+
+/// Nothing that proves anybody stands in what the proxy has logged or counts.
+async fn assert_silent(proxy: &Proxy, secrets: &[&str]) {
+    let metrics = proxy.get("/metrics").await.unwrap().1;
+    for secret in secrets {
+        for (place, text) in [("log", proxy.log()), ("metrics", metrics.clone())] {
+            assert!(!text.contains(secret), "a secret is in the {place}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_is_enough_to_open_servers() {
+    let role = fresh_role("kept");
+    let (password, other) = ("p\u{2168}ss w\u{f6}rd", "not it");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD '{password}'")).await;
+    let verifier = kept_of(&role).await;
+    assert!(verifier.starts_with("SCRAM-SHA-256$"));
+    let user = format!("[[user]]\nname = \"{role}\"\npassword = \"{verifier}\"");
+    let proxy = proxy_with(user).await;
+    let client = enter(&proxy, &role, password, "app").await.expect("its proof opens a server");
+    let row = client.query_one("SELECT current_user::text", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), role);
+    client.batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t").await.expect("a write");
+    // Enough of them that replicas are opened too.
+    for _ in 0..8 {
+        client.query_one("/* causeway: replica */ SELECT 1", &[]).await.unwrap();
+    }
+    let refused = enter(&proxy, &role, other, "app").await.err();
+    let expected = format!("28P01 password authentication failed for user \"{role}\"");
+    assert_eq!(refused, Some(expected.clone()));
+
+    // The node has another verifier by now: new servers cannot be opened, and it is said why.
+    run(&format!("ALTER ROLE {role} PASSWORD '{password}'")).await;
+    let database = fresh_database(shared_cluster()).await;
+    let refused = enter(&proxy, &role, password, &database).await.expect_err("no server");
+    assert!(refused.starts_with("08P01"), "{refused}");
+    await_until("the log says why", async || proxy.log().contains("another verifier")).await;
+
+    // What an md5 hash proves opens servers that ask for md5 only, so here it does not.
+    assert_silent(&proxy, &[password, other, &verifier]).await;
+}
+
+/// A function as an operator would make it, and the role that may call it.
+async fn look_up_function() -> (String, String) {
+    let looker = fresh_role("looker");
+    run(&format!(
+        "CREATE ROLE {looker} LOGIN PASSWORD 'looking';
+         CREATE SCHEMA of_{looker};
+         CREATE FUNCTION of_{looker}.role(text) RETURNS TABLE (rolname name, rolpassword text, \
+             rolvaliduntil timestamptz, rolcanlogin bool) LANGUAGE sql STABLE SECURITY DEFINER \
+             SET search_path = pg_catalog AS 'SELECT rolname, rolpassword, rolvaliduntil, rolcanlogin \
+             FROM pg_authid WHERE rolname = $1';
+         REVOKE ALL ON FUNCTION of_{looker}.role(text) FROM public;
+         GRANT USAGE ON SCHEMA of_{looker} TO {looker};
+         GRANT EXECUTE ON FUNCTION of_{looker}.role(text) TO {looker};"
+    ))
+    .await;
+    let section = format!(
+        "[auth_query]\nuser = \"{looker}\"\npassword = \"looking\"\ndatabase = \"postgres\"\n\
+         query = \"SELECT * FROM of_{looker}.role($1)\"\n"
+    );
+    (looker, section)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_of_the_database_need_no_line_in_the_file() {
+    let (_, section) = look_up_function().await;
+    let [plain, changed, dropped, expired, forever, locked, open] =
+        ["plain", "changed", "dropped", "expired", "forever", "locked", "open"].map(fresh_role);
+    run(&format!(
+        "CREATE ROLE {plain} LOGIN PASSWORD 'one';
+         CREATE ROLE {changed} LOGIN PASSWORD 'old';
+         CREATE ROLE {dropped} LOGIN PASSWORD 'one';
+         CREATE ROLE {expired} LOGIN PASSWORD 'one' VALID UNTIL '2020-01-01';
+         CREATE ROLE {forever} LOGIN PASSWORD 'one' VALID UNTIL 'infinity';
+         CREATE ROLE {locked} NOLOGIN PASSWORD 'one';
+         CREATE ROLE {open} LOGIN;"
+    ))
+    .await;
+    let proxy = proxy_with(section).await;
+    for role in [&plain, &forever] {
+        for _ in 0..2 {
+            enter(&proxy, role, "one", "app").await.unwrap_or_else(|e| panic!("{role}: {e}"));
+        }
+    }
+    let failed = |role: &str| format!("28P01 password authentication failed for user \"{role}\"");
+    for (role, password, expected) in [
+        (&plain, "two", failed(&plain)),
+        // CVE-2025-2291 (PgBouncer): VALID UNTIL does not count once a password comes by auth_query.
+        (&expired, "one", failed(&expired)),
+        (&open, "", failed(&open)),
+        (&"nobody".to_owned(), "one", failed("nobody")),
+        (&"x' OR true --".to_owned(), "one", failed("x' OR true --")),
+        (&locked, "one", format!("28000 role \"{locked}\" is not permitted to log in")),
+    ] {
+        let refused = enter(&proxy, role, password, "app").await.err();
+        assert_eq!(refused, Some(expected), "{role}");
+        // As from PostgreSQL itself.
+        let mut direct = Config::new();
+        direct.host("127.0.0.1").port(shared_cluster().primary().port()).dbname("app");
+        let directly = enter_with(&direct, role, password).await.err();
+        if !password.is_empty() {
+            assert_eq!(enter(&proxy, role, password, "app").await.err(), directly, "{role}");
+        }
+    }
+
+    // A password that was changed counts from the second attempt on, long before `keep` is over.
+    enter(&proxy, &changed, "old", "app").await.expect("the old password");
+    run(&format!("ALTER ROLE {changed} PASSWORD 'new'")).await;
+    await_until("the new password counts", async || {
+        enter(&proxy, &changed, "new", "app").await.is_ok()
+    })
+    .await;
+    // One that expires meanwhile counts no more, though it is remembered.
+    run(&format!("ALTER ROLE {dropped} VALID UNTIL '{}'", soon().await)).await;
+    enter(&proxy, &dropped, "one", "app").await.expect("still valid");
+    await_until("it expires", async || enter(&proxy, &dropped, "one", "app").await.is_err()).await;
+    assert_silent(&proxy, &["looking", &kept_of(&plain).await, &kept_of(&changed).await]).await;
+}
+
+/// A moment in a few seconds, by the database's clock.
+async fn soon() -> String {
+    let direct = shared_cluster().primary().connect("postgres").await.unwrap();
+    let query = "SELECT (clock_timestamp() + interval '4 s')::text";
+    direct.query_one(query, &[]).await.unwrap().get(0)
+}
+
+/// CVE-2025-12819 (PgBouncer): a client's `search_path` must not reach the query that looks users up.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2025_12819_a_client_cannot_bend_the_look_up() {
+    let evil = fresh_role("evil");
+    let victim = fresh_role("victim");
+    run(&format!(
+        "CREATE ROLE {victim} LOGIN PASSWORD 'the victims own';
+         CREATE SCHEMA {evil};
+         CREATE TABLE {evil}.pg_authid AS SELECT rolname, rolpassword, rolvaliduntil, rolcanlogin \
+             FROM pg_catalog.pg_authid;
+         CREATE FUNCTION {evil}.texteq_name(name, text) RETURNS bool LANGUAGE sql AS 'SELECT true';
+         CREATE OPERATOR {evil}.= (LEFTARG = name, RIGHTARG = text, FUNCTION = {evil}.texteq_name);
+         GRANT USAGE ON SCHEMA {evil} TO public;
+         GRANT SELECT ON {evil}.pg_authid TO public;"
+    ))
+    .await;
+    // Unqualified, as an operator may well write it.
+    let section = "[auth_query]\nuser = \"postgres\"\npassword = \"postgres\"\ndatabase = \"postgres\"\n\
+                   query = \"SELECT rolname, rolpassword, rolvaliduntil FROM pg_authid WHERE rolname = $1\"";
+    let proxy = proxy_with(section.to_owned()).await;
+    let before = kept_of(&victim).await;
+    run(&format!(
+        "UPDATE {evil}.pg_authid SET rolpassword = (SELECT rolpassword FROM {evil}.pg_authid \
+         WHERE rolname = 'app') WHERE rolname = '{victim}'"
+    ))
+    .await;
+    for options in [format!("-c search_path={evil},pg_catalog"), format!("--search_path={evil}")] {
+        let mut config = proxy.config("app");
+        config.options(&options);
+        let refused = enter_with(&config, &victim, "app").await.err();
+        let expected = format!("28P01 password authentication failed for user \"{victim}\"");
+        assert_eq!(refused, Some(expected), "{options}");
+        enter_with(&config, &victim, "the victims own").await.expect("the right one");
+    }
+    assert_eq!(kept_of(&victim).await, before);
+}
+
+/// A query that does not say until when a password is good would let its users in for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_hides_valid_until_is_refused() {
+    let section = "[auth_query]\nuser = \"postgres\"\npassword = \"postgres\"\ndatabase = \"postgres\"\n\
+                   query = \"SELECT usename, passwd FROM pg_shadow WHERE usename = $1\"";
+    let proxy = proxy_with(section.to_owned()).await;
+    let refused = enter(&proxy, "postgres", "postgres", "app").await.expect_err("refused");
+    assert!(refused.starts_with("57P03"), "{refused}");
+    await_until("the log says why", async || proxy.log().contains("until when a password is good"))
+        .await;
+    enter(&proxy, "app", "app", "app").await.expect("who is in the file is not looked up");
+}
+
+/// What HAProxy would send for a client at this address.
+fn header(from: [u8; 4]) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend(from);
+    header.extend([10, 0, 0, 1, 0x04, 0xd2, 0x19, 0x20]);
+    header
+}
+
+async fn first_answer(proxy: &Proxy, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    let _ = stream.write_all(bytes).await;
+    stream.shutdown().await.unwrap();
+    read_to_end(&mut stream, SOON).await
+}
+
+fn text(answer: &[u8]) -> String {
+    String::from_utf8_lossy(answer).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_go_by_the_address_that_a_load_balancer_names() {
+    let rules = "[[access]]\nfrom = \"192.0.2.0/24\"\ndatabase = \"app\"\nmethod = \"scram-sha-256\"\n\
+                 [[access]]\nfrom = \"198.51.100.0/24\"\nmethod = \"reject\"\n";
+    let lines = "workers = 1\nproxy_protocol_from = [\"127.0.0.1\"]";
+    let proxy = proxy_and(lines.to_owned(), rules.to_owned()).await;
+    for (from, database, expected) in [
+        ([192, 0, 2, 7], "app", "SCRAM-SHA-256"),
+        (
+            [192, 0, 2, 7],
+            "postgres",
+            "no [[access]] rule for host \"192.0.2.7\", user \"app\", database \"postgres\", no encryption",
+        ),
+        (
+            [198, 51, 100, 1],
+            "app",
+            "an [[access]] rule rejects connection for host \"198.51.100.1\"",
+        ),
+        ([203, 0, 113, 9], "app", "no [[access]] rule for host \"203.0.113.9\""),
+        ([127, 0, 0, 1], "app", "SCRAM-SHA-256"),
+    ] {
+        let bytes = [header(from), startup(database).to_vec()].concat();
+        let answer = text(&first_answer(&proxy, &bytes).await);
+        assert!(answer.contains(expected), "{from:?} {database}: {answer}");
+        assert_eq!(answer.contains("28000"), !expected.starts_with("SCRAM"), "{answer}");
+    }
+    await_until("the log names the client", async || proxy.log().contains("peer=203.0.113.9:1234"))
+        .await;
+    // Without a header, with a broken one, with the old one: not a word.
+    for bytes in [
+        startup("app").to_vec(),
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 1234 6432\r\n".to_vec(),
+        header([192, 0, 2, 7])[..20].to_vec(),
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec(),
+    ] {
+        assert_eq!(first_answer(&proxy, &bytes).await, b"", "{}", text(&bytes));
+    }
+    // From who is not listed it is no header but nonsense.
+    let other = proxy_with(rules.to_owned()).await;
+    let bytes = [header([192, 0, 2, 7]), startup("app").to_vec()].concat();
+    let answer = text(&first_answer(&other, &bytes).await);
+    assert!(answer.contains("08P01") && !answer.contains("SCRAM"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_is_for_this_machine_and_said_loudly() {
+    let role = fresh_role("trusted");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'x'")).await;
+    let rules = format!(
+        "[[user]]\nname = \"{role}\"\npassword = \"x\"\n\
+         [[access]]\nfrom = \"loopback\"\nuser = [\"{role}\", \"ghost\"]\nmethod = \"trust\"\n"
+    );
+    let proxy = proxy_with(rules).await;
+    enter(&proxy, &role, "anything", "app").await.expect("trusted");
+    let ghost = enter(&proxy, "ghost", "x", "app").await.err();
+    assert_eq!(ghost.as_deref(), Some("28000 role \"ghost\" does not exist"));
+    assert!(enter(&proxy, "app", "wrong", "app").await.is_err(), "others prove themselves");
+    assert!(proxy.log().contains("WITHOUT A PASSWORD"), "{}", proxy.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_on_clients_are_told_as_by_postgresql() {
+    let limits = "[limits]\nclients = 4\nclients_per_user = 3\nclients_per_database = 2\n";
+    let proxy = proxy_with(limits.to_owned()).await;
+    let database = fresh_database(shared_cluster()).await;
+    let one = enter(&proxy, "app", "app", "app").await.unwrap();
+    let _two = enter(&proxy, "app", "app", "app").await.unwrap();
+    let full = enter(&proxy, "app", "app", "app").await.err();
+    assert_eq!(full.as_deref(), Some("53300 too many connections for database \"app\""));
+    let _three = enter(&proxy, "app", "app", &database).await.unwrap();
+    let full = enter(&proxy, "app", "app", &database).await.err();
+    assert_eq!(full.as_deref(), Some("53300 too many connections for role \"app\""));
+    drop(one);
+    await_until("there is room again", async || {
+        enter(&proxy, "app", "app", &database).await.is_ok()
+    })
+    .await;
+    assert!(proxy.metric("causeway_refused_clients_total", None).await >= 2.0);
+}
+
+/// Whoever guesses passwords is slowed down; whoever else comes from there later is not for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_passwords_becomes_slow() {
+    let proxy = proxy_with(String::new()).await;
+    let began = std::time::Instant::now();
+    for _ in 0..6 {
+        assert!(enter(&proxy, "app", "wrong", "app").await.is_err());
+    }
+    // The fifth and the sixth have waited for 250 and 500 ms.
+    assert!(began.elapsed() >= Duration::from_millis(750), "{:?}", began.elapsed());
+    enter(&proxy, "app", "app", "app").await.expect("the right one is let in, a second later");
+    let began = std::time::Instant::now();
+    enter(&proxy, "app", "app", "app").await.expect("and is forgiven");
+    assert!(began.elapsed() < SOON);
+}

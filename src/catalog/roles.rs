@@ -1,0 +1,165 @@
+//! Roles that the file does not have, looked up in the database (`[auth_query]`).
+//!
+//! Owns the query, what is believed of its answers and for how long. The query runs on a connection of
+//! Causeway's own, as a role of the operator's, with a `search_path` that no client can touch. An answer is
+//! kept for `keep`, and no longer than until a login that relied on it failed: a password that has just
+//! been changed works at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio_postgres::Row;
+use tokio_postgres::types::{FromSql, Timestamp, Type};
+
+use super::source::{LoadError, Primary, Source};
+use crate::auth::role::{Kept, Role};
+use crate::config::settings::AuthQuery;
+
+/// Answers kept, those for names that do not exist included.
+const MOST: usize = 10_000;
+/// A login that fails forgets an answer only if it is older: whoever floods is not to make each of its
+/// attempts a query.
+const LEAST_KEEP: Duration = Duration::from_secs(1);
+
+/// Why a role could not be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum LookUpError {
+    /// The database did not answer.
+    #[error("auth_query could not be run")]
+    Query(#[from] LoadError),
+    /// It answered something else than a role.
+    #[error(
+        "auth_query must return rolpassword (or passwd) and rolvaliduntil (or valuntil), and may return \
+         rolname (or usename) and rolcanlogin: {0}"
+    )]
+    Columns(&'static str),
+    /// It returned more than one row.
+    #[error("auth_query returned {0} rows for one name")]
+    Rows(usize),
+}
+
+/// Looks roles up.
+#[derive(Debug)]
+pub struct Roles {
+    source: Source,
+    settings: AuthQuery,
+    known: Mutex<HashMap<Box<str>, Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    role: Option<Arc<Role>>,
+    since: Instant,
+}
+
+impl Roles {
+    /// Asks the node that `node` names.
+    #[must_use]
+    pub fn new(settings: &AuthQuery, node: Primary) -> Self {
+        let source = Source::new(&settings.user, settings.password.as_ref(), node).named(
+            "causeway auth_query",
+            "-c statement_timeout=5s -c default_transaction_read_only=on -c search_path=pg_catalog",
+        );
+        Self { source, settings: settings.clone(), known: Mutex::default() }
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub fn settings(&self) -> &AuthQuery {
+        &self.settings
+    }
+
+    /// The role of that name, if there is one.
+    ///
+    /// # Errors
+    /// If it is not known and could not be asked for.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn find(&self, name: &str) -> Result<Option<Arc<Role>>, LookUpError> {
+        if let Some(known) = self.known.lock().get(name)
+            && known.since.elapsed() < self.settings.keep
+        {
+            return Ok(known.role.clone());
+        }
+        let server = self.source.connect(&self.settings.database).await?;
+        let rows = server.rows(&self.settings.query, name).await?;
+        let role = match &rows[..] {
+            [] => None,
+            [row] => role_of(row, name)?.map(Arc::new),
+            rows => return Err(LookUpError::Rows(rows.len())),
+        };
+        let mut known = self.known.lock();
+        if known.len() >= MOST {
+            known.retain(|_, known| known.since.elapsed() < self.settings.keep);
+            if known.len() >= MOST {
+                known.clear();
+            }
+        }
+        known.insert(name.into(), Known { role: role.clone(), since: Instant::now() });
+        Ok(role)
+    }
+
+    /// A login that relied on what is known of this role has failed.
+    pub fn doubt(&self, name: &str) {
+        let mut known = self.known.lock();
+        if known.get(name).is_some_and(|known| known.since.elapsed() >= LEAST_KEEP) {
+            known.remove(name);
+        }
+    }
+}
+
+/// The role in a row, by its columns' names. A query that does not tell until when a password is good
+/// is refused: its users could log in for ever.
+fn role_of(row: &Row, name: &str) -> Result<Option<Role>, LookUpError> {
+    let column = |names: [&str; 2]| row.columns().iter().position(|c| names.contains(&c.name()));
+    if let Some(at) = column(["rolname", "usename"]) {
+        let found: Option<&str> =
+            row.try_get(at).map_err(|_| LookUpError::Columns("the name is no text"))?;
+        if found != Some(name) {
+            return Err(LookUpError::Columns("it returned another role than was asked for"));
+        }
+    }
+    let Some(at) = column(["rolpassword", "passwd"]) else {
+        return Err(LookUpError::Columns("there is no password"));
+    };
+    let password: Option<&str> =
+        row.try_get(at).map_err(|_| LookUpError::Columns("the password is no text"))?;
+    let Some(at) = column(["rolvaliduntil", "valuntil"]) else {
+        return Err(LookUpError::Columns("it does not tell until when a password is good"));
+    };
+    let Until(valid_until) = row
+        .try_get::<_, Option<Until>>(at)
+        .map_err(|_| LookUpError::Columns("the time is no timestamptz"))?
+        .unwrap_or(Until(None));
+    let can_login = match column(["rolcanlogin", "rolcanlogin"]) {
+        Some(at) => row
+            .try_get::<_, Option<bool>>(at)
+            .map_err(|_| LookUpError::Columns("rolcanlogin is no boolean"))?
+            .unwrap_or(false),
+        None => true,
+    };
+    Ok(Some(Role { kept: password.and_then(Kept::parse), valid_until, can_login }))
+}
+
+/// A `VALID UNTIL`; `None` is infinity.
+struct Until(Option<SystemTime>);
+
+impl<'a> FromSql<'a> for Until {
+    fn from_sql(
+        kind: &Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(match Timestamp::<SystemTime>::from_sql(kind, raw)? {
+            Timestamp::PosInfinity => None,
+            Timestamp::NegInfinity => Some(SystemTime::UNIX_EPOCH),
+            Timestamp::Value(time) => Some(time),
+        }))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+}

@@ -1,0 +1,181 @@
+//! How a client proves who it is: by the method that its rule of access asks for.
+//!
+//! Whoever cannot be let in (no such role, no password, one that has expired) goes through the same
+//! exchange at the same cost, and hears the same refusal. What a proof has shown is handed on, so that
+//! servers can be opened as the same role without a password being kept anywhere.
+//!
+//! Order and texts follow PostgreSQL 18 (`auth.c`, `auth-sasl.c`).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{Buf, BytesMut};
+use rand::RngCore;
+
+use super::handshake::{Entrance, HandshakeError};
+use crate::auth::credentials::{Challenge, Doom};
+use crate::auth::scram::{self, ScramError};
+use crate::auth::{ServerSecret, Visitor, admit, md5};
+use crate::config::settings::Method;
+use crate::net::{PeerAddr, ReadAhead};
+use crate::protocol::backend;
+use crate::protocol::frontend::SaslInitialResponse;
+use crate::protocol::startup::Startup;
+
+/// The longest message that a client may send while it proves itself, its length word included:
+/// PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
+const SASL_MESSAGE_MAX: usize = 1024;
+
+/// Lets the client prove itself and says `AuthenticationOk`. What comes back opens servers as its role.
+///
+/// # Errors
+/// When it may not try, or did not prove itself.
+pub(super) async fn prove(
+    wire: &mut ReadAhead,
+    startup: &Startup,
+    entrance: Entrance<'_>,
+) -> Result<Option<ServerSecret>, HandshakeError> {
+    let address = match entrance.peer {
+        PeerAddr::Tcp(address) => Some(address.ip()),
+        PeerAddr::Local => None,
+    };
+    let Startup { user, database, protocol, .. } = startup;
+    let method = admit(entrance.access, &Visitor { address, user, database, tls: false })?;
+    tokio::time::sleep(entrance.wait).await;
+    let role = match entrance.roles {
+        Some(roles) if entrance.credentials.needs_look_up(user) => roles.find(user).await?,
+        _ => None,
+    };
+    let challenge = entrance.credentials.challenge(user, role.as_deref(), SystemTime::now());
+    let mut out = BytesMut::new();
+    if protocol.must_answer {
+        backend::negotiate_protocol_version(&mut out, protocol.minor, &protocol.unrecognized);
+    }
+    let mut exchange = Exchange { wire, out, user, challenge };
+    let proved = match (method, exchange.challenge.md5.is_some()) {
+        (Method::Trust, _) if role.is_none() && !entrance.credentials.has(user) => {
+            return Err(HandshakeError::NoRole { user: user.clone() });
+        }
+        (Method::Trust, _) => Ok(None),
+        (Method::Md5, true) => exchange.md5().await,
+        (Method::Scram | Method::Md5, _) => exchange.scram().await,
+        // Both are for encrypted connections only, which a rule cannot match without.
+        (Method::Cert | Method::Password | Method::Reject, _) => {
+            return Err(HandshakeError::NoCertificate);
+        }
+    };
+    if let (Err(HandshakeError::Authentication { .. }), Some(roles)) = (&proved, entrance.roles) {
+        roles.doubt(user);
+    }
+    let proved = proved?;
+    if !exchange.challenge.can_login {
+        return Err(HandshakeError::MayNotLogIn { user: user.clone() });
+    }
+    let Exchange { wire, mut out, .. } = exchange;
+    backend::authentication_ok(&mut out);
+    wire.write(&out).await?;
+    Ok(proved)
+}
+
+/// One attempt to prove itself. What is to be said stands in `out` until something must be heard.
+struct Exchange<'a> {
+    wire: &'a mut ReadAhead,
+    out: BytesMut,
+    user: &'a str,
+    challenge: Challenge,
+}
+
+impl Exchange<'_> {
+    fn refused(&self, source: ScramError) -> HandshakeError {
+        let only_md5 = self.challenge.md5.as_ref().map(|_| Doom::OnlyMd5);
+        HandshakeError::Authentication {
+            user: self.user.to_owned(),
+            source,
+            doom: self.challenge.doom.or(only_md5),
+        }
+    }
+
+    /// Says what is in `out`.
+    async fn say(&mut self) -> Result<(), HandshakeError> {
+        self.wire.write(&self.out).await?;
+        self.out.clear();
+        Ok(())
+    }
+
+    async fn scram(&mut self) -> Result<Option<ServerSecret>, HandshakeError> {
+        backend::authentication_sasl(&mut self.out, &[scram::MECHANISM]);
+        self.say().await?;
+        let mut message = password_message(self.wire).await.map_err(as_reluctant)?;
+        let initial = SaslInitialResponse::parse(&message).ok_or(HandshakeError::MessageFormat)?;
+        if initial.mechanism != scram::MECHANISM.as_bytes() {
+            return Err(HandshakeError::Mechanism);
+        }
+        if let Some(response) = initial.response {
+            let start = message.len() - response.len();
+            message.advance(start);
+        } else {
+            // The client wants to be asked first: an empty challenge (RFC 4422 section 3).
+            backend::authentication_sasl_continue(&mut self.out, b"");
+            self.say().await?;
+            message = password_message(self.wire).await?;
+        }
+        let challenge = self.challenge.clone();
+        let (exchange, server_first) = challenge
+            .begin()
+            .on_client_first(&message, &scram::nonce())
+            .map_err(|source| self.refused(source))?;
+        backend::authentication_sasl_continue(&mut self.out, server_first.as_bytes());
+        self.say().await?;
+        let message = password_message(self.wire).await?;
+        let accepted = exchange.on_client_final(&message).map_err(|source| self.refused(source))?;
+        backend::authentication_sasl_final(&mut self.out, accepted.message.as_bytes());
+        Ok(Some(ServerSecret::Keys(Arc::new(accepted.keys))))
+    }
+
+    /// Only for those of whom an md5 hash is kept: all others prove themselves by SCRAM.
+    async fn md5(&mut self) -> Result<Option<ServerSecret>, HandshakeError> {
+        let mut salt = [0; 4];
+        rand::rng().fill_bytes(&mut salt);
+        backend::authentication_md5_password(&mut self.out, salt);
+        self.say().await?;
+        let message = password_message(self.wire).await.map_err(as_reluctant)?;
+        let Some(sent) = message.strip_suffix(&[0]) else {
+            return Err(HandshakeError::MessageFormat);
+        };
+        match &self.challenge.md5 {
+            Some(kept) if md5::proves(sent, kept.expose(), salt) => {
+                Ok(Some(ServerSecret::Md5(kept.clone())))
+            }
+            _ => Err(HandshakeError::Authentication {
+                user: self.user.to_owned(),
+                source: ScramError::Mismatch,
+                doom: self.challenge.doom,
+            }),
+        }
+    }
+}
+
+/// A client that hangs up when it is asked for a password: psql does, to ask its user first.
+fn as_reluctant(error: HandshakeError) -> HandshakeError {
+    match error {
+        HandshakeError::Gone { .. } => HandshakeError::Gone { midway: false },
+        other => other,
+    }
+}
+
+/// The body of the next message, which must be an answer of the client's to a challenge.
+async fn password_message(wire: &mut ReadAhead) -> Result<BytesMut, HandshakeError> {
+    wire.fill(1).await?;
+    let kind = wire.buffer[0];
+    if kind != b'p' {
+        return Err(HandshakeError::UnexpectedMessage { kind });
+    }
+    wire.fill(5).await?;
+    wire.buffer.advance(1);
+    let length = wire.buffer.get_u32() as usize;
+    if !(4..=SASL_MESSAGE_MAX).contains(&length) {
+        return Err(HandshakeError::MessageLength);
+    }
+    wire.fill(length - 4).await?;
+    Ok(wire.buffer.split_to(length - 4))
+}
