@@ -2,10 +2,10 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus fuzz
+.PHONY: help demo test lint bench corpus corpus-live fuzz
 
 help:                 ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
 
 # DURATION=15s ends it by itself, with a summary and an exit code.
 demo:                 ## a primary, two replicas and the proxy, live in this terminal (DURATION=15s, CONFIG=file)
@@ -32,6 +32,10 @@ bench:                ## direct, Causeway, PgBouncer and a bare forwarder side b
 corpus:               ## how often the router is right over a corpus (CORPUS=directory)
 	@cargo build --locked
 	@python3 scripts/corpus.py --causeway "$(TARGET)/debug/causeway" "$(CORPUS)"
+
+corpus-live:          ## the same corpus before a real primary and replicas: rows, and what the net catches
+	@sh scripts/setup.sh test
+	CAUSEWAY_CORPUS="$(abspath $(CORPUS))" cargo test --locked --test integration corpus -- --nocapture
 
 # FUZZ=3600 for an hour in all; TARGETS="classify" for some of fuzz/fuzz_targets.
 FUZZ := 60
