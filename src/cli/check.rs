@@ -19,6 +19,8 @@ use crate::config::settings::{
     Balance, Consistency, Listen, PoolMode, Settings, User, UserPassword,
 };
 use crate::proxy::resources;
+use crate::routing::rule_problems;
+use crate::sql::{self, Lexis};
 use advice::Finding;
 
 /// Arguments of `causeway check`.
@@ -87,6 +89,9 @@ fn in_file(path: &Path, settings: &Settings) -> Vec<Finding> {
         )));
     }
     findings.extend(access::findings(settings));
+    let read = |example: &str| sql::analyze(example.as_bytes(), Lexis::default());
+    let problems = rule_problems(&settings.routing.rules, read);
+    findings.extend(problems.iter().map(|problem| Finding::wrong(problem.to_string())));
     for user in &settings.users {
         match user.password {
             None if settings.auth_query.is_some() => {}
@@ -245,6 +250,29 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} not in\n{text}");
         }
+    }
+
+    #[test]
+    fn rules_that_can_never_match_are_refused() {
+        let rules = r#"
+            routing.rule = [
+                { name = "all of it", database = "app", target = "primary" },
+                { name = "reports", database = "app", user = "reports", target = "replica" },
+                { name = "example", table = "t", statement = "select 1 from u", target = "replica" },
+                { name = "good", table = "t", target = "replica" },
+            ]
+        "#;
+        let file = format!("{FILE}\n{rules}");
+        let settings = config::parse(&file, Path::new("/")).unwrap();
+        let said: Vec<_> =
+            in_file(Path::new("/none"), &settings).iter().map(ToString::to_string).collect();
+        for wrong in [
+            "wrong: rule \"reports\" can never match: rule \"all of it\" before it matches all that it does",
+            "wrong: rule \"example\" can never match: its example statement does not name the table \"t\"",
+        ] {
+            assert!(said.iter().any(|said| said == wrong), "{wrong}\nnot in {said:#?}");
+        }
+        assert!(!said.iter().any(|said| said.contains("\"good\"")), "{said:?}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! nodes itself. Runs none of the statements. The JSON form is a contract: one line out for each
 //! line in, in order, with exactly the keys `target`, `reason` and `statement`.
 
+mod report;
+
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -17,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use crate::catalog::registry::next_version;
 use crate::catalog::{Catalog, Source};
 use crate::config::settings::{Address, Monitor, Settings};
-use crate::routing::{Asked, Decision, LearnedShapes, Router, SessionView, decide, findings};
-use crate::sql::statement::{Lexis, Script, Statement};
+use crate::routing::{Asked, LearnedShapes, Router, SessionView, decide};
+use crate::sql::statement::Lexis;
 use crate::sql::{self, ScriptCache};
+use report::{Report, one_line};
 
 /// A node that does not answer a first question within this time is passed over.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +39,15 @@ pub struct Arguments {
     /// Judge by the text alone: connect to no node, and trust views and tables not to surprise.
     #[arg(long)]
     offline: bool,
+    /// The database that the session is in, where a line does not say. The monitor's, if not given.
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// The session's user, where a line does not say. The monitor's, if not given.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// The session's application_name, which rules may ask for.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    application_name: String,
     /// The statement. Without it, JSON lines {"sql": ..., "database": ..., "user": ...} are read
     /// from standard input; database and user may be left out.
     sql: Option<String>,
@@ -77,7 +89,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn explain(arguments: &Arguments, settings: &Settings) -> anyhow::Result<ExitCode> {
-    let mut explainer = Explainer::new(settings, arguments.offline).await?;
+    let mut explainer = Explainer::new(settings, arguments).await?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if let Some(sql) = &arguments.sql {
         let question = Question { sql: sql.clone(), database: None, user: None };
@@ -118,6 +130,7 @@ struct Known {
 /// What is kept between questions.
 struct Explainer<'a> {
     settings: &'a Settings,
+    arguments: &'a Arguments,
     router: Router,
     scripts: ScriptCache,
     /// `None` when offline.
@@ -127,8 +140,8 @@ struct Explainer<'a> {
 }
 
 impl<'a> Explainer<'a> {
-    async fn new(settings: &'a Settings, offline: bool) -> anyhow::Result<Self> {
-        let source = if offline {
+    async fn new(settings: &'a Settings, arguments: &'a Arguments) -> anyhow::Result<Self> {
+        let source = if arguments.offline {
             None
         } else {
             let primary = find_primary(settings).await?;
@@ -139,6 +152,7 @@ impl<'a> Explainer<'a> {
         let shape_of = |example: &str| sql::analyze(example.as_bytes(), Lexis::default()).shape;
         Ok(Self {
             settings,
+            arguments,
             router: Router::new(&settings.routing, Arc::new(LearnedShapes::default()), shape_of),
             scripts: ScriptCache::new(4096),
             source,
@@ -154,14 +168,17 @@ impl<'a> Explainer<'a> {
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
         let monitor = &self.settings.monitor;
-        let database = question.database.as_deref().unwrap_or(&monitor.database);
+        let by_argument = |one: &'a Option<String>, usual: &'a str| one.as_deref().unwrap_or(usual);
+        let database = by_argument(&self.arguments.database, &monitor.database);
+        let database = question.database.as_deref().unwrap_or(database);
+        let user = by_argument(&self.arguments.user, &monitor.user);
         self.load(database).await;
         let catalog = self.catalogs.get(database).and_then(|known| known.catalog.as_ref());
         let view = SessionView {
             catalog,
             database,
-            user: question.user.as_deref().unwrap_or(&monitor.user),
-            application_name: "",
+            user: question.user.as_deref().unwrap_or(user),
+            application_name: &self.arguments.application_name,
             search_path: None,
             route: None,
             default_isolation_serializable: false,
@@ -183,8 +200,9 @@ impl<'a> Explainer<'a> {
                 writeln!(out)?;
             }
             Format::Text => {
-                let text = Report { question, script: &script, asked: &asked, decision };
-                text.write(self.router.rules(), self.source.is_none(), out)?;
+                let offline = self.source.is_none();
+                let text = Report { sql: &question.sql, script: &script, asked: &asked, offline };
+                text.write(decision, out)?;
             }
         }
         Ok(())
@@ -241,96 +259,4 @@ async fn is_primary(address: &Address, monitor: &Monitor) -> Result<bool, tokio_
     drop(client);
     let _ = connection.await;
     asked?.try_get(0)
-}
-
-/// The text with every run of white space as one blank.
-fn one_line(sql: &str) -> String {
-    sql.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// The form for people.
-struct Report<'a> {
-    question: &'a Question,
-    script: &'a Script,
-    asked: &'a Asked<'a>,
-    decision: Decision,
-}
-
-impl Report<'_> {
-    fn write(
-        &self,
-        rules: &crate::routing::CompiledRules,
-        offline: bool,
-        out: &mut impl Write,
-    ) -> std::io::Result<()> {
-        writeln!(out, "statement  {}", one_line(&self.question.sql))?;
-        let several = self.script.statements.len() > 1;
-        for (number, statement) in self.script.statements.iter().enumerate() {
-            if several {
-                let alone = crate::routing::decide_statement(self.script, statement, self.asked);
-                writeln!(
-                    out,
-                    "  part {}  {} ({})",
-                    number + 1,
-                    alone.target.as_str(),
-                    alone.reason
-                )?;
-            }
-            self.write_facts(statement, out)?;
-        }
-        match self.asked.catalog {
-            Some(catalog) => {
-                let (functions, relations) = catalog.size();
-                writeln!(
-                    out,
-                    "catalog    database {}: {functions} functions and {relations} relations beside \
-                     PostgreSQL's own",
-                    self.asked.database
-                )?;
-            }
-            None if !self.asked.catalog_needed && !offline => {
-                writeln!(out, "catalog    there is no database {}", self.asked.database)?;
-            }
-            None if offline => writeln!(out, "catalog    not asked (--offline)")?,
-            None => writeln!(out, "catalog    not loaded")?,
-        }
-        let hints = &self.script.hints;
-        if let Some(route) = hints.route {
-            writeln!(out, "hint       {}", format!("{route:?}").to_lowercase())?;
-        }
-        match self.decision.rule.and_then(|id| rules.get(id)) {
-            Some(rule) => writeln!(out, "rule       {}", rule.name)?,
-            None => writeln!(out, "rule       none matches")?,
-        }
-        if let Some(max_lag) = self.decision.max_lag {
-            writeln!(out, "max lag    {}", humantime::format_duration(max_lag))?;
-        }
-        if let Some(level) = self.decision.consistency {
-            writeln!(out, "level      {}", format!("{level:?}").to_lowercase())?;
-        }
-        let Decision { target, reason, .. } = self.decision;
-        writeln!(out, "goes to    {}", target.as_str())?;
-        writeln!(out, "because    {reason}: {}", reason.meaning())
-    }
-
-    fn write_facts(&self, statement: &Statement, out: &mut impl Write) -> std::io::Result<()> {
-        let understood = if statement.understood { "" } else { ", not understood" };
-        writeln!(out, "facts      {} ({:?}{understood})", statement.verb, statement.class)?;
-        for effect in &statement.session {
-            writeln!(out, "           session: {effect:?}")?;
-        }
-        for finding in findings(statement, self.asked) {
-            let named = matches!(finding.kind, "function" | "relation");
-            if !named && finding.reason.is_none() {
-                continue;
-            }
-            let schema = finding.schema.map(|schema| format!("{schema}.")).unwrap_or_default();
-            let verdict = finding.reason.map_or("safe on a replica", |reason| reason.meaning());
-            writeln!(out, "           {} {schema}{}: {verdict}", finding.kind, finding.name)?;
-        }
-        if let Some(inner) = &statement.inner {
-            self.write_facts(inner, out)?;
-        }
-        Ok(())
-    }
 }

@@ -331,6 +331,7 @@ fn by_lists(named: Named<'_>, statement: &Statement, asked: &Asked<'_>) -> Optio
         Named::Operator(_) => Some(Reason::UnknownOperator),
         Named::BuiltinOperator(_) => None,
         // Functions of one argument may be called in column notation.
+        Named::Identifier(name) if statement.calls.iter().any(|c| *c.name.name == *name) => None,
         Named::Identifier(name) => builtin::is_hazard_in_column_notation(name)
             .then(|| builtin::function_hazard(name).map(reason_of))
             .flatten(),

@@ -42,7 +42,8 @@ pub enum RuleProblem {
     },
     /// Its example is known to write, and it sends to replicas.
     #[error(
-        "rule \"{rule}\" has no effect: its example writes, and no rule moves a write to a replica"
+        "rule \"{rule}\" sends nothing anywhere: its example writes, and no rule moves a write to a \
+         replica"
     )]
     MovesWrite {
         /// The rule.
