@@ -263,7 +263,7 @@ fn build(
         cluster,
         catalogs: Arc::new(catalogs),
         pools,
-        scripts: ScriptCache::new(SCRIPTS),
+        scripts: Arc::new(ScriptCache::new(SCRIPTS)),
         statements: Arc::new(statements::Shared::default()),
         keys: Keys::new(session_keys),
         registry: Arc::new(Registry::default()),

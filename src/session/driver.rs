@@ -261,6 +261,8 @@ impl Session {
         if self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8()) {
             self.adopt_options();
         }
+        let (input, lexis) = (&self.client.input, self.machine.lexis);
+        self.eyes.studied.study(&request, input, lexis, &self.shared.scripts).await;
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_request_time(&request);
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::judge::Judge;
 use super::options::Options;
 use super::shared::{Rules, Shared};
+use super::study::Studied;
 use crate::catalog::Catalog;
 use crate::config::settings::TimeLimits;
 use crate::pool::Account;
@@ -24,6 +25,8 @@ pub struct Eyes {
     pub rules: Arc<Rules>,
     catalog: Option<Arc<Catalog>>,
     seen: Laid,
+    /// The long texts of the request under way.
+    pub studied: Studied,
     /// What the session's settings mean to routing.
     pub options: Options,
     names_are_utf8: bool,
@@ -53,6 +56,7 @@ impl Eyes {
             shared,
             account,
             seen: laid.clone(),
+            studied: Studied::default(),
             options: Options::of(laid),
             names_are_utf8: true,
         };
@@ -126,7 +130,8 @@ impl Eyes {
 
 impl Judge for Eyes {
     fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
-        self.shared.scripts.script(text, lexis)
+        let studied = self.studied.of(text, lexis);
+        studied.unwrap_or_else(|| self.shared.scripts.script(text, lexis))
     }
 
     fn decide(&self, script: &Arc<Script>) -> Decision {

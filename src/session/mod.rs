@@ -1,9 +1,8 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
-//! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`]. With
-//! sockets: [`driver`], [`deadlines`], [`acquire`], [`relay`], [`audit`], [`greet`], [`registry`].
 //! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
-//! sockets: [`driver`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`].
+//! sockets: [`driver`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
+//! [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
 pub mod audit;
@@ -29,6 +28,7 @@ pub mod settings;
 pub mod shared;
 pub mod sight;
 pub mod statements;
+pub mod study;
 
 pub use driver::Session;
 pub use shared::{Rules, Shared};

@@ -47,7 +47,7 @@ pub struct Shared {
     /// The servers.
     pub pools: Arc<Pools>,
     /// The facts of texts.
-    pub scripts: ScriptCache,
+    pub scripts: Arc<ScriptCache>,
     /// The prepared statements.
     pub statements: Arc<statements::Shared>,
     /// What connections with the same `causeway.session_key` share.

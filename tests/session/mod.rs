@@ -161,7 +161,7 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
         cluster,
         catalogs: Arc::new(Catalogs::new(source, runtime, stopped)),
         pools: Arc::new(Pools::new(1)),
-        scripts: ScriptCache::new(100),
+        scripts: Arc::new(ScriptCache::new(100)),
         statements: Arc::new(statements::Shared::default()),
         keys: Keys::new(100),
         registry: Arc::new(Registry::default()),
