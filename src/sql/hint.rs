@@ -29,20 +29,21 @@ pub fn read(comment: &[u8], hints: &mut Hints) {
 
 /// Writes hints in a form of their own, so that texts with different hints have different keys.
 pub fn write_key(hints: &Hints, key: &mut Vec<u8>) {
-    if *hints == Hints::default() {
+    let Hints { route, max_lag, consistency } = hints;
+    if route.is_none() && max_lag.is_none() && consistency.is_none() {
         return;
     }
     key.push(0x02);
-    key.push(match hints.route {
+    key.push(match route {
         None => b'-',
         Some(RouteHint::Primary) => b'p',
         Some(RouteHint::Replica) => b'r',
     });
-    if let Some(lag) = hints.max_lag {
+    if let Some(lag) = max_lag {
         key.extend_from_slice(&lag.as_nanos().to_le_bytes());
     }
     key.push(0x02);
-    key.extend_from_slice(hints.consistency.as_deref().unwrap_or_default().as_bytes());
+    key.extend_from_slice(consistency.as_deref().unwrap_or_default().as_bytes());
 }
 
 fn read_list(list: &str, hints: &mut Hints) {

@@ -6,12 +6,15 @@
 //! relation's (after FROM, JOIN, INTO ..., or a comma in such a list). Where the grammar leaves a
 //! doubt to a reader that holds only tokens, a name counts as a call.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::scan::Kind;
 use super::statement::{Call, Name, Statement};
 use super::tokens::Tokens;
 use super::words;
+
+/// Identifiers that a statement has, as a rule, at most.
+const USUAL: usize = 14;
 
 /// What the keywords of a statement betray.
 #[derive(Debug, Default, Clone, Copy)]
@@ -88,7 +91,7 @@ pub fn collect(tokens: Tokens<'_>, statement: &mut Statement) -> Betrayed {
         levels: vec![Level::default()],
         visible: FxHashMap::default(),
         relations: FxHashSet::default(),
-        identifiers: FxHashSet::default(),
+        identifiers: FxHashSet::with_capacity_and_hasher(USUAL, FxBuildHasher),
         operators: FxHashSet::default(),
     };
     let mut at = 0;
@@ -96,8 +99,10 @@ pub fn collect(tokens: Tokens<'_>, statement: &mut Statement) -> Betrayed {
         at = reader.token(at, statement);
     }
     reader.found.broken |= reader.levels.len() != 1;
-    let mut known: FxHashSet<Call> = FxHashSet::default();
-    reader.calls.retain(|call| known.insert(call.clone()));
+    if reader.calls.len() > 1 {
+        let mut known: FxHashSet<Call> = FxHashSet::default();
+        reader.calls.retain(|call| known.insert(call.clone()));
+    }
     statement.calls.append(&mut reader.calls);
     reader.found
 }

@@ -115,17 +115,22 @@ impl Writer<'_> {
         if needs_space(self.previous, kind, source) {
             self.out.push(b' ');
         }
-        self.out.extend_from_slice(source);
+        // Most tokens are shorter than a call that copies them.
+        match source {
+            [one] => self.out.push(*one),
+            [one, two] => self.out.extend([*one, *two]),
+            _ => self.out.extend_from_slice(source),
+        }
         self.previous = kind;
     }
 
     #[inline]
     fn word(&mut self, source: &[u8]) {
         let named = self.previous == Kind::Dot;
-        self.token(Kind::Word, source);
-        let start = self.out.len() - source.len();
-        self.out[start..].make_ascii_lowercase();
-        if !named {
+        self.token(Kind::Word, &[]);
+        let start = self.out.len();
+        self.out.extend(source.iter().map(|byte| LOWER[usize::from(*byte)]));
+        if !named && matches!(source.len(), 2 | 5 | 6) {
             match &self.out[start..] {
                 b"in" | b"array" => self.list = List::Announced,
                 b"values" => {
@@ -255,6 +260,19 @@ impl Writer<'_> {
         self.token(Kind::Quoted, &quoted);
     }
 }
+
+/// ASCII letters in lower case, all else as it is.
+static LOWER: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        table[byte as usize] = byte.to_ascii_lowercase();
+        if byte == u8::MAX {
+            break table;
+        }
+        byte += 1;
+    }
+};
 
 /// Whether two tokens must be kept apart so that the scanner finds them again.
 #[inline]

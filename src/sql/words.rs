@@ -149,16 +149,45 @@ static OPERATORS: [&str; 75] = [
     "|&>", "|/", "|>>", "||", "||/", "~", "~*", "~<=~", "~<~", "~=", "~>=~", "~>~", "~~", "~~*",
 ];
 
+/// Where the words with each first letter begin in a sorted list; one more for the end.
+type Letters = [u8; 27];
+
+static RESERVED_BY_LETTER: Letters = by_letter(&RESERVED);
+static COLUMN_NAMES_BY_LETTER: Letters = by_letter(&COLUMN_NAMES);
+
+const fn by_letter(words: &[&[u8]]) -> Letters {
+    let mut letters = [0; 27];
+    let (mut letter, mut at) = (0, 0);
+    while letter < 27 {
+        while at < words.len() && ((words[at][0] - b'a') as usize) < letter {
+            at += 1;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "no list has as many words")]
+        let place = at as u8;
+        letters[letter] = place;
+        letter += 1;
+    }
+    letters
+}
+
+/// Most words are in no list: their first letter leaves a few to compare, their lengths fewer.
+fn is_in(words: &[&[u8]], letters: &Letters, word: &[u8]) -> bool {
+    let Some(letter) = word.first().and_then(|first| first.checked_sub(b'a')) else { return false };
+    let letter = usize::from(letter);
+    letter < 26
+        && words[usize::from(letters[letter])..usize::from(letters[letter + 1])].contains(&word)
+}
+
 /// Whether an unquoted word (lower case) is reserved.
 #[must_use]
 pub fn is_reserved(word: &[u8]) -> bool {
-    RESERVED.binary_search(&word).is_ok()
+    is_in(&RESERVED, &RESERVED_BY_LETTER, word)
 }
 
 /// Whether an unquoted, unqualified word (lower case) before a parenthesis is no function call.
 #[must_use]
 pub fn is_never_a_call(word: &[u8]) -> bool {
-    COLUMN_NAMES.binary_search(&word).is_ok() || is_reserved(word)
+    is_in(&COLUMN_NAMES, &COLUMN_NAMES_BY_LETTER, word) || is_reserved(word)
 }
 
 /// `PostgreSQL`'s own spelling of an operator, if it has one of that name.
@@ -188,6 +217,11 @@ mod tests {
 
     #[test]
     fn words_fall_into_their_categories() {
+        assert!(RESERVED.iter().all(|word| is_reserved(word)));
+        assert!(COLUMN_NAMES.iter().all(|word| is_never_a_call(word)));
+        for word in ["", "a", "zzz", "ALL", "allx", "al", "{", "\u{e9}", "withx", "xmltablex"] {
+            assert!(!is_never_a_call(word.as_bytes()), "{word}");
+        }
         assert!(is_reserved(b"select") && !is_reserved(b"values") && !is_reserved(b"json_value"));
         assert!(is_never_a_call(b"coalesce") && !is_never_a_call(b"nextval"));
         assert_eq!(builtin_operator(b"->>"), Some("->>"));
