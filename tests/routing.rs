@@ -299,3 +299,33 @@ fn the_memory_tells_circumstances_apart() {
         }
     }
 }
+
+/// A large application: what one costs in memory is bounded by what is kept of it.
+#[test]
+fn a_large_catalog_stays_small() {
+    let mut words = Words::default();
+    let mut rows =
+        Rows { schemas: vec![(11, "pg_catalog".into()), (APP, "app".into())], ..Rows::default() };
+    for number in 0..10_000 {
+        let (oid, name) = (100_000 + number, format!("application_table_{number:05}"));
+        rows.relations.push(relation(oid, APP, &name, b'r', b'p'));
+        // Each has a type of its rows, and that one an array.
+        for (array, oid) in [("", oid + 10_000), ("_", oid + 20_000)] {
+            let name = format!("{array}{name}").into();
+            rows.types.push(Type { oid, name, relation: 0, made_of: 0 });
+        }
+    }
+    for number in 0..5_000 {
+        let name = format!("application_function_{number:05}");
+        let mut function = function(200_000 + number, APP, &name, number % 2 == 0, 3);
+        let source = format!("begin update application_table_{number:05} set a = $1; end");
+        function.body = Some(Body::read(&source, false, &mut words));
+        rows.functions.push(function);
+    }
+    rows.words = words;
+    let catalog = Catalog::build(rows, 1);
+    assert_eq!(catalog.size(), (5_000, 10_000));
+    let bytes = catalog.bytes();
+    println!("10,000 relations and 5,000 functions: {bytes} bytes");
+    assert!(bytes < 5 << 20, "{bytes} bytes");
+}

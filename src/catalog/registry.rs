@@ -138,6 +138,8 @@ struct Keeper {
 #[derive(Default)]
 struct Seen {
     fingerprint: Option<String>,
+    /// How long the last fingerprint took.
+    took: Duration,
     writes: i64,
     cheap_looks: u32,
 }
@@ -186,13 +188,19 @@ impl Keeper {
         let server = self.shared.source.connect(&self.name).await?;
         let writes = server.writes().await?;
         seen.cheap_looks += 1;
-        let thorough = writes != seen.writes || seen.cheap_looks >= THOROUGH_EVERY;
+        // A small catalog is compared each time.
+        let thorough = writes != seen.writes
+            || seen.cheap_looks >= THOROUGH_EVERY
+            || seen.took * REST_PER_LOOK <= POLL;
         if seen.fingerprint.is_none() || thorough {
+            let began = Instant::now();
             let fingerprint = server.fingerprint().await?;
+            seen.took = began.elapsed();
             if seen.fingerprint.as_ref() != Some(&fingerprint) {
                 let catalog = server.load(next_version()).await?;
                 let (functions, relations) = catalog.size();
-                tracing::debug!(database = %self.name, functions, relations, "catalog loaded");
+                let bytes = catalog.bytes();
+                tracing::debug!(database = %self.name, functions, relations, bytes, "catalog loaded");
                 self.database.catalog.store(Some(Arc::new(catalog)));
                 // Taken before the load: what changes between the two is seen at the next look.
                 seen.fingerprint = Some(fingerprint);

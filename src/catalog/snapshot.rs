@@ -208,6 +208,32 @@ impl Catalog {
         &self.custom_settings
     }
 
+    /// About how much memory it takes, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        fn table<V>(map: &FxHashMap<Box<str>, V>) -> usize {
+            // The table has a power of two of places, of which it fills seven eighths, and a byte
+            // beside each; what a name takes is rounded up by the allocator.
+            let places = (map.capacity() * 8 / 7).next_power_of_two();
+            let names = map.keys().map(|name| (name.len() + 8).next_multiple_of(16).max(32));
+            places * (size_of::<(Box<str>, V)>() + 1) + names.sum::<usize>()
+        }
+        fn spilled<A: smallvec::Array>(lists: impl Iterator<Item = (bool, usize)>) -> usize {
+            lists.filter(|(spilled, _)| *spilled).map(|(_, n)| n * size_of::<A::Item>()).sum()
+        }
+        let functions = self.functions.values().map(|list| (list.spilled(), list.capacity()));
+        let relations = self.relations.values().map(|list| (list.spilled(), list.capacity()));
+        table(&self.functions)
+            + spilled::<[Overload; 2]>(functions)
+            + table(&self.relations)
+            + spilled::<[Named; 2]>(relations)
+            + table(&self.types)
+            + table(&self.identifiers)
+            + table(&self.operators)
+            + self.schemas.iter().map(|name| name.len() + 32).sum::<usize>()
+            + self.custom_settings.iter().map(|name| name.len() + 32).sum::<usize>()
+    }
+
     /// Functions and relations held, for logs and `explain`.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
