@@ -115,6 +115,17 @@ async fn pgbench_tpcb_runs_clean_and_on_the_primary_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_shared_evenly_over_many_clients() {
+    reads_are_shared("consistency = \"eventual\"", 2).await;
+}
+
+/// A session that reads without a pause stays where it is, and others make up for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_of_sessions_that_never_go_back_are_shared_evenly() {
+    reads_are_shared("consistency = \"session\"", 20).await;
+}
+
+/// Whether the shares of two replicas differ by less than so many percent.
+async fn reads_are_shared(routing: &'static str, percent: i64) {
     const CLIENTS: i64 = 30;
     const READS: i64 = 100;
     let cluster = shared_cluster();
@@ -125,7 +136,8 @@ async fn reads_are_shared_evenly_over_many_clients() {
     cluster.await_replay().await.unwrap();
     let before = served_by_all(cluster, &database, "counted").await;
 
-    let proxy = Proxy::start(cluster, &ProxyOptions::default()).await;
+    let options = ProxyOptions { routing, ..Default::default() };
+    let proxy = Proxy::start(cluster, &options).await;
     proxy.await_catalog(cluster, &database).await;
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..CLIENTS {
@@ -154,5 +166,5 @@ async fn reads_are_shared_evenly_over_many_clients() {
     assert_eq!(now[0].scans, 0, "the primary served a routed read: {now:?}");
     assert_eq!(now[1].scans + now[2].scans, reads, "{now:?}");
     let difference = (now[1].scans - now[2].scans).abs();
-    assert!(difference * 100 < reads * 2, "the shares differ by {difference} of {reads}");
+    assert!(difference * 100 < reads * percent, "the shares differ by {difference} of {reads}");
 }

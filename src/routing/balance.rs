@@ -3,7 +3,7 @@
 //! One balancer serves all workers, so that shares are fair over the whole process. It keeps no
 //! list of nodes: eligibility is asked anew for each choice, from the topology at hand.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -15,6 +15,10 @@ use crate::config::settings::Balance;
 /// Loads are kept for so many nodes; numbers beyond share a place, which only makes
 /// `least_in_flight` and `lowest_latency` coarser.
 const PLACES: usize = 256;
+/// Reads that a node may have been spared, at most, before it gets every read that has a choice.
+const DEBT_MOST: u64 = 256;
+/// So many more reads without a choice than elsewhere make a session look for one.
+const DEBT_TO_MOVE: u64 = 32;
 /// A latency peak is forgotten to 1/e after this long.
 const DECAY: Duration = Duration::from_secs(10);
 /// 2^64 divided by the golden ratio: successive multiples fall evenly between each other.
@@ -25,6 +29,8 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 pub struct Balancer {
     kind: Balance,
     turn: AtomicU64,
+    /// A session is on its way to another node for balance's sake.
+    moving: AtomicBool,
     loads: Box<[Load]>,
 }
 
@@ -32,6 +38,8 @@ pub struct Balancer {
 #[derive(Debug, Default)]
 struct Load {
     in_flight: AtomicU32,
+    /// Reads that had no choice but this node, and those that made up for such at others.
+    forced: AtomicU64,
     latency: Mutex<Option<Peak>>,
 }
 
@@ -48,6 +56,16 @@ struct Peak {
 #[must_use]
 pub struct InFlight<'a> {
     load: &'a Load,
+}
+
+/// A session that finds out whether it may move. No other does while this lives.
+#[derive(Debug)]
+pub struct Moving<'a>(&'a AtomicBool);
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl InFlight<'_> {
@@ -89,29 +107,67 @@ impl Balancer {
     #[must_use]
     pub fn new(kind: Balance) -> Self {
         let loads = (0..PLACES).map(|_| Load::default()).collect();
-        Self { kind, turn: AtomicU64::new(0), loads }
+        Self { kind, turn: AtomicU64::new(0), moving: AtomicBool::new(false), loads }
     }
 
-    /// One of the replicas that are in rotation and `eligible`; `None` if there is none.
+    /// One of the replicas that are in rotation, `eligible` and `fresh`; `None` if there is none. A
+    /// session that has to stay where it was, since only that replica is fresh enough for it,
+    /// leaves a debt that those who may go anywhere even out.
     pub fn choose(
         &self,
         topology: &Topology,
         eligible: impl Fn(&NodeView) -> bool,
+        fresh: impl Fn(&NodeView) -> bool,
         now: Instant,
     ) -> Option<NodeId> {
-        let candidates: SmallVec<[&NodeView; 16]> =
+        let mut candidates: SmallVec<[&NodeView; 16]> =
             topology.eligible_replicas().filter(|node| eligible(node)).collect();
+        let most = candidates.len();
+        candidates.retain(|node| fresh(node));
         match &candidates[..] {
             [] => None,
             // No turn is taken where there is no choice, lest such requests skew the others.
-            [only] => Some(only.id),
+            [only] => {
+                if most > 1 {
+                    self.load(only.id).forced.fetch_add(1, Ordering::Relaxed);
+                }
+                Some(only.id)
+            }
             several => Some(match self.kind {
-                Balance::RoundRobin => self.next_in_turn(several),
+                Balance::RoundRobin => {
+                    self.least_forced(several).unwrap_or_else(|| self.next_in_turn(several))
+                }
                 Balance::Weighted => self.by_weight(several),
                 Balance::LeastInFlight => self.least_in_flight(several),
                 Balance::LowestLatency => self.lowest_latency(several, now),
             }),
         }
+    }
+
+    /// Whether a session that must stay at `from`, as far as is known, shall find out whether it may
+    /// move: too many others had to stay there as well. One at a time, lest all move at once.
+    #[must_use]
+    pub fn would_move(
+        &self,
+        from: NodeId,
+        topology: &Topology,
+        eligible: impl Fn(&NodeView) -> bool,
+    ) -> Option<Moving<'_>> {
+        if !matches!(self.kind, Balance::RoundRobin) {
+            return None;
+        }
+        let forced = |node: NodeId| self.load(node).forced.load(Ordering::Relaxed);
+        let others = topology.eligible_replicas().filter(|node| node.id != from && eligible(node));
+        let least = others.map(|node| forced(node.id)).min()?;
+        let moves = forced(from).saturating_sub(least) >= DEBT_TO_MOVE
+            && !self.moving.swap(true, Ordering::Relaxed);
+        moves.then_some(Moving(&self.moving))
+    }
+
+    /// Whether it chooses by what nodes have to bear, and so must be told.
+    #[must_use]
+    pub fn weighs_loads(&self) -> bool {
+        matches!(self.kind, Balance::LeastInFlight | Balance::LowestLatency)
     }
 
     /// Counts a request on a node from now until the returned value is dropped.
@@ -131,6 +187,21 @@ impl Balancer {
 
     fn next_in_turn(&self, several: &[&NodeView]) -> NodeId {
         several[index(self.turn() % several.len() as u64)].id
+    }
+
+    /// The node that has had the fewest reads without a choice, if that is not the same for all. What is
+    /// older than the last [`DEBT_MOST`] is forgiven: a node that comes back is not flooded.
+    fn least_forced(&self, several: &[&NodeView]) -> Option<NodeId> {
+        let forced = |node: &NodeView| self.load(node.id).forced.load(Ordering::Relaxed);
+        let most = several.iter().map(|node| forced(node)).max()?;
+        let least = several.iter().min_by_key(|node| forced(node))?;
+        let behind = most - forced(least).min(most);
+        if behind == 0 {
+            return None;
+        }
+        let forgiven = behind.saturating_sub(DEBT_MOST);
+        self.load(least.id).forced.fetch_add(forgiven + 1, Ordering::Relaxed);
+        Some(least.id)
     }
 
     /// Points along the weights laid end to end, each falling into the widest gap of those before.
@@ -239,7 +310,7 @@ mod tests {
     ) -> HashMap<u16, usize> {
         let mut shares = HashMap::new();
         for _ in 0..reads {
-            let node = balancer.choose(topology, eligible, Instant::now()).unwrap();
+            let node = balancer.choose(topology, eligible, |_| true, Instant::now()).unwrap();
             *shares.entry(node.0).or_default() += 1;
         }
         shares
@@ -268,12 +339,39 @@ mod tests {
         // A request that has no choice takes no turn from those that have.
         let mut counts = HashMap::<u16, usize>::new();
         for _ in 0..500 {
-            balancer.choose(&topology, |node| node.id.0 == 1, Instant::now());
-            let free = balancer.choose(&topology, |node| node.id.0 != 3, Instant::now()).unwrap();
+            balancer.choose(&topology, |node| node.id.0 == 1, |_| true, Instant::now());
+            let free = balancer
+                .choose(&topology, |node| node.id.0 != 3, |_| true, Instant::now())
+                .unwrap();
             *counts.entry(free.0).or_default() += 1;
         }
         assert_eq!((counts[&1], counts[&2]), (250, 250));
-        assert_eq!(balancer.choose(&topology, |_| false, Instant::now()), None);
+        assert_eq!(balancer.choose(&topology, |_| false, |_| true, Instant::now()), None);
+    }
+
+    #[test]
+    fn who_has_a_choice_evens_out_what_others_could_not_choose() {
+        let (balancer, topology) = (Balancer::new(Balance::RoundRobin), cluster(&[1, 1]));
+        let mut counts = HashMap::<u16, usize>::new();
+        let mut read = |fresh: &dyn Fn(&NodeView) -> bool| {
+            let node = balancer.choose(&topology, |_| true, fresh, Instant::now()).unwrap();
+            *counts.entry(node.0).or_default() += 1;
+        };
+        // Three of four reads are bound to one node; every fourth has a choice.
+        for number in 0..400 {
+            if number % 4 == 0 { read(&|_| true) } else { read(&|node| node.id.0 == 1) }
+        }
+        assert_eq!((counts[&1], counts[&2]), (301, 99));
+        // After a long time on one node the other is not flooded for as long.
+        let mut counts = HashMap::<u16, usize>::new();
+        for _ in 0..10_000 {
+            balancer.choose(&topology, |_| true, |node| node.id.0 == 1, Instant::now());
+        }
+        for _ in 0..1000 {
+            let node = balancer.choose(&topology, |_| true, |_| true, Instant::now()).unwrap();
+            *counts.entry(node.0).or_default() += 1;
+        }
+        assert!((620..=630).contains(&counts[&2]), "{counts:?}");
     }
 
     #[test]
@@ -304,7 +402,7 @@ mod tests {
         balancer.begin(NodeId(2)).answered(Duration::from_millis(1), start);
         let choose = |now| {
             (0..100)
-                .filter(|_| balancer.choose(&topology, |_| true, now) == Some(NodeId(1)))
+                .filter(|_| balancer.choose(&topology, |_| true, |_| true, now) == Some(NodeId(1)))
                 .count()
         };
         assert_eq!(choose(start), 0);

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::driver::Session;
 use super::failure::Failure;
-use super::fresh::keeps;
+use super::fresh::{Patience, keeps};
 use super::metrics::Freshness;
 use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{NodeId, NodeView};
@@ -35,13 +35,14 @@ impl Session {
         }
         let now = Instant::now();
         let deadline = now + self.eyes.rules.settings.pool.wait;
-        let patience = now + self.eyes.rules.settings.routing.catchup_wait;
+        let mut patience = Patience::new(self.eyes.rules.settings.routing.catchup_wait, deadline);
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
         if keeps(self.level(decision)) {
             self.look_back(self.level(decision));
         }
         loop {
-            let Some((node, on_replica)) = self.choose(decision, &failed, patience).await? else {
+            let Some((node, on_replica)) = self.choose(decision, &failed, &mut patience).await?
+            else {
                 self.await_primary(deadline).await?;
                 failed.clear();
                 continue;
@@ -51,7 +52,7 @@ impl Session {
                 self.pass_barrier(node, deadline).await?;
             }
             match self.lease_from(node).await {
-                Ok(lease) if on_replica && keeps && !self.prove(&lease, patience).await? => {
+                Ok(lease) if on_replica && keeps && !self.prove(&lease, &mut patience).await? => {
                     lease.give_back(self.shared.cluster.topology().node(node).epoch);
                     self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
                 }
@@ -105,7 +106,7 @@ impl Session {
         &mut self,
         decision: &mut Decision,
         failed: &[NodeId],
-        patience: Instant,
+        patience: &mut Patience,
     ) -> Result<Option<(NodeId, bool)>, Failure> {
         let level = self.level(decision);
         if decision.target == Target::Replica && level == Consistency::Primary {
@@ -113,8 +114,11 @@ impl Session {
             *decision = Decision { target: Target::Primary, reason, ..*decision };
         }
         if decision.target == Target::Replica {
-            if let Some(node) = self.pick(decision, failed, keeps(level)) {
+            if let Some(mut node) = self.pick(decision, failed, keeps(level)) {
                 if keeps(level) {
+                    if self.balance(node, decision, failed).await? {
+                        node = self.pick(decision, failed, true).unwrap_or(node);
+                    }
                     self.count_fresh(node, Freshness::AtOnce);
                 }
                 return Ok(Some((node, true)));
@@ -160,13 +164,31 @@ impl Session {
     /// A replica that may serve a read now; at levels above `eventual`, one that is fresh enough.
     fn pick(&self, decision: &Decision, failed: &[NodeId], fresh: bool) -> Option<NodeId> {
         let topology = self.shared.cluster.load();
-        let may = |node: &NodeView| {
-            self.may_serve(node, decision, failed)
-                && (!fresh
-                    || mutant::is(Mutant::CheckInRead)
-                    || self.held.sight.allows(node.id, &topology))
+        let may = |node: &NodeView| self.may_serve(node, decision, failed);
+        let is_fresh = |node: &NodeView| {
+            !fresh || mutant::is(Mutant::CheckInRead) || self.held.sight.allows(node.id, &topology)
         };
-        self.eyes.rules.balancer.choose(&topology, may, Instant::now())
+        self.eyes.rules.balancer.choose(&topology, may, is_fresh, Instant::now())
+    }
+
+    /// Where too many sessions have to stay at one replica, one of them finds out whether it may leave.
+    /// Whether it has.
+    async fn balance(
+        &self,
+        node: NodeId,
+        decision: &Decision,
+        failed: &[NodeId],
+    ) -> Result<bool, Failure> {
+        if !self.held.sight.has_seen() {
+            return Ok(false);
+        }
+        let rules = self.eyes.rules.clone();
+        let topology = self.shared.cluster.topology();
+        let may = |other: &NodeView| self.may_serve(other, decision, failed);
+        let Some(_moving) = rules.balancer.would_move(node, &topology, may) else {
+            return Ok(false);
+        };
+        self.find_out(&topology).await
     }
 
     /// The replicas that could serve a read if they were fresh enough.

@@ -325,7 +325,16 @@ impl Session {
             let served = match self.acquire(&mut decision).await {
                 Ok(node) => {
                     self.depart(node);
+                    let balancer = &self.eyes.rules.balancer;
+                    let told = self.on_replica && balancer.weighs_loads();
+                    let balancer = told.then(|| balancer.clone());
+                    let flight =
+                        balancer.as_ref().map(|balancer| (balancer.begin(node), Instant::now()));
                     let served = self.attempt_in_time(request, &decision).await;
+                    if let Some((flight, sent)) = flight.filter(|_| served.is_ok()) {
+                        let now = Instant::now();
+                        flight.answered(now.duration_since(sent), now);
+                    }
                     self.note_answer(node, &decision);
                     served
                 }

@@ -33,6 +33,31 @@ pub(super) struct Held {
     pub(super) after: Option<Lsn>,
 }
 
+/// How long a request waits for replicas. To know what is required and what is there takes a round
+/// trip, and must be known on the way to the primary as well: it may take as long as a server may. Only
+/// then does `catchup_wait` begin.
+#[derive(Debug)]
+pub(super) struct Patience {
+    catchup: Duration,
+    deadline: Instant,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    pub(super) fn new(catchup: Duration, deadline: Instant) -> Self {
+        Self { catchup, deadline, until: None }
+    }
+
+    /// Until when to wait now. `known`: nothing is missing but that a replica moves on.
+    fn until(&mut self, known: bool) -> Instant {
+        if !known {
+            return self.deadline;
+        }
+        let catchup = self.catchup;
+        *self.until.get_or_insert_with(|| Instant::now() + catchup)
+    }
+}
+
 impl Session {
     /// The level that a decision is to be carried out at.
     pub(super) fn level(&self, decision: &Decision) -> Consistency {
@@ -107,11 +132,11 @@ impl Session {
             .encode(&mut self.client.output);
     }
 
-    /// Waits until one of the replicas that `pick` takes is fresh enough, at most until `deadline`.
+    /// Waits until one of the replicas that `pick` takes is fresh enough, or `patience` is at its end.
     /// `pick` is asked with the session after each change.
     pub(super) async fn wait_for_replica(
         &mut self,
-        deadline: Instant,
+        patience: &mut Patience,
         candidates: &[NodeId],
         pick: impl Fn(&Self) -> Option<NodeId>,
     ) -> Result<Option<NodeId>, Failure> {
@@ -125,8 +150,10 @@ impl Session {
                 return Ok(Some(node));
             }
             let worth = self.ask_replicas(&topology, candidates, &wake, began);
+            let sight = &self.held.sight;
+            let known = sight.pending().is_none() && sight.unbounded(&topology).is_none();
             drop(topology);
-            if !worth || !self.woken(&wake, deadline).await? {
+            if known && !worth || !self.woken(&wake, patience.until(known)).await? {
                 break;
             }
         }
@@ -136,6 +163,24 @@ impl Session {
         }
         self.shared.metrics.catchup.observe(began.elapsed());
         Ok(None)
+    }
+
+    /// Asks what the replicas have, and what those that were read may have shown: a round trip. Whether
+    /// that is known now.
+    pub(super) async fn find_out(&self, topology: &Topology) -> Result<bool, Failure> {
+        let wake = Arc::new(Notify::new());
+        let now = Instant::now();
+        let deadline = now + self.eyes.rules.settings.routing.catchup_wait;
+        for node in topology.eligible_replicas() {
+            node.clock.wake_at(now, Lsn(0), &wake);
+        }
+        let known = || topology.eligible_replicas().all(|node| node.clock.since(now).is_some());
+        while !known() {
+            if !self.woken(&wake, deadline).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Has the clocks asked for what is missing. False if no replica is worth waiting for.
@@ -174,7 +219,7 @@ impl Session {
     pub(super) async fn prove(
         &mut self,
         lease: &Lease,
-        deadline: Instant,
+        patience: &mut Patience,
     ) -> Result<bool, Failure> {
         let (node, opened) = (lease.identity.node, lease.opened_at);
         let wake = Arc::new(Notify::new());
@@ -190,19 +235,18 @@ impl Session {
                 return Ok(true);
             }
             let clock = &topology.node(node).clock;
-            match self.held.sight.required(node, Some(opened), &topology) {
-                Some(required) => clock.wake_at(opened, required, &wake),
-                None => {
-                    if let Some((seen, at)) = self.held.sight.unbounded(&topology) {
-                        topology.node(seen).clock.wake_at(at, Lsn(0), &wake);
-                        if let Some(primary) = topology.primary {
-                            topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
-                        }
-                    }
+            let required = self.held.sight.required(node, Some(opened), &topology);
+            let known = required.is_some() && clock.since(opened).is_some();
+            if let Some(required) = required {
+                clock.wake_at(opened, if known { required } else { Lsn(0) }, &wake);
+            } else if let Some((seen, at)) = self.held.sight.unbounded(&topology) {
+                topology.node(seen).clock.wake_at(at, Lsn(0), &wake);
+                if let Some(primary) = topology.primary {
+                    topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
                 }
             }
             drop(topology);
-            if !self.woken(&wake, deadline).await? {
+            if !self.woken(&wake, patience.until(known)).await? {
                 return Ok(false);
             }
         }

@@ -205,18 +205,20 @@ impl Sight {
         opened: Option<Instant>,
         topology: &Topology,
     ) -> Option<Lsn> {
-        let stays = |seen: &Seen| seen.node == node && opened.is_none_or(|at| at <= seen.at);
-        self.seen
-            .iter()
-            .filter(|seen| !stays(seen))
-            .try_fold(self.floor, |floor, seen| Some(floor.max(bound(seen, topology)?)))
+        let mut elsewhere = self.seen.iter().filter(|seen| !stays(seen, node, opened, topology));
+        elsewhere.try_fold(self.floor, |floor, seen| Some(floor.max(bound(seen, topology)?)))
     }
 
     /// Whether a replica was seen by this session with all that it must have.
-    fn had(&self, node: NodeId, required: Lsn, opened: Option<Instant>) -> bool {
-        self.seen.iter().any(|seen| {
-            seen.node == node && seen.had >= required && opened.is_none_or(|at| at <= seen.at)
-        })
+    fn had(
+        &self,
+        node: NodeId,
+        required: Lsn,
+        opened: Option<Instant>,
+        topology: &Topology,
+    ) -> bool {
+        let has = |seen: &Seen| seen.had >= required && stays(seen, node, opened, topology);
+        self.seen.iter().any(has)
     }
 
     /// Whether a replica is fresh enough, taken that a server is used that was opened in time.
@@ -227,7 +229,7 @@ impl Sight {
         }
         let Some(required) = self.required(node, None, topology) else { return false };
         required == Lsn(0)
-            || self.had(node, required, None)
+            || self.had(node, required, None, topology)
             || topology.node(node).clock.watermark().is_some_and(|has| has >= required)
     }
 
@@ -244,7 +246,7 @@ impl Sight {
         };
         let required = self.required(node, Some(opened), topology)?;
         let proved = required == Lsn(0)
-            || self.had(node, required, Some(opened))
+            || self.had(node, required, Some(opened), topology)
             || topology.node(node).clock.proves(required, opened);
         proved.then_some(required)
     }
@@ -289,6 +291,16 @@ impl Sight {
         }
         Barrier::Passes
     }
+}
+
+/// Whether a server of this node, opened at that moment, is one of the life of the replica that was
+/// seen: it was opened before the read, or the connection of a later tick was.
+fn stays(seen: &Seen, node: NodeId, opened: Option<Instant>, topology: &Topology) -> bool {
+    let lives_on = |opened| {
+        let latest = topology.node(node).clock.latest();
+        latest.is_some_and(|tick| tick.connected <= seen.at && tick.sent > opened)
+    };
+    seen.node == node && opened.is_none_or(|opened| opened <= seen.at || lives_on(opened))
 }
 
 /// The first tick of a replica that was sent after the session's last read there, if the replica has
