@@ -571,10 +571,11 @@ impl Session {
             return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));
         }
         if !fresh {
-            return if self.machine.commits(request, &self.client.input, &self.eyes) {
-                Failure::CommitUnknown
-            } else {
-                Failure::TransactionLost
+            let commits = self.machine.commits(request, &self.client.input, &self.eyes);
+            return match commits {
+                true if self.on_replica => Failure::ReadsLost,
+                true => Failure::CommitUnknown,
+                false => Failure::TransactionLost,
             };
         }
         let unsaid = !committed && !self.client.streamed;
@@ -607,7 +608,20 @@ impl Session {
     async fn fail(&mut self, request: &Request, failure: &Failure) -> Result<(), SessionEnd> {
         self.shared.metrics.errors.inc();
         let in_transaction = self.machine.client_status() != b'I' && !failure.ends_transaction();
+        let done = matches!(failure, Failure::TransactionLost)
+            && !self.client.streamed
+            && self.machine.rolls_back(request, &self.client.input, &self.eyes);
         self.machine.on_server_lost(in_transaction);
+        if done {
+            // What the client asks for has come about by itself.
+            let input = &self.client.input;
+            let step = self.machine.on_request(request, input, None, &self.eyes);
+            if matches!(step, Step::Answer(_)) {
+                self.client.input.advance(request.length);
+                self.client.output.extend_from_slice(&self.machine.reply);
+                return Ok(self.client.flush().await?);
+            }
+        }
         let report: ErrorReport = failure.report();
         tracing::info!(%report, user = %self.account.user, "a request failed in the proxy");
         report.encode(&mut self.client.output);

@@ -86,6 +86,9 @@ pub enum Failure {
     /// The server was lost in a transaction that had not been asked to commit.
     #[error("a server was lost in a transaction")]
     TransactionLost,
+    /// A replica was lost at the end of a transaction: there was nothing to commit.
+    #[error("a server was lost at the end of a transaction that only read")]
+    ReadsLost,
     /// The server was lost when it may have committed.
     #[error("a server was lost while it may have committed")]
     CommitUnknown,
@@ -148,7 +151,7 @@ impl Failure {
     /// Whether the transaction that the client was in is over, whatever became of it.
     #[must_use]
     pub fn ends_transaction(&self) -> bool {
-        matches!(self, Self::CommitUnknown)
+        matches!(self, Self::CommitUnknown | Self::ReadsLost)
     }
 
     /// What the client hears.
@@ -174,7 +177,7 @@ impl Failure {
                 ErrorReport::error("08006", "the connection to the database server was lost")
                     .with_detail("Part of the answer had been sent; nothing was changed.")
             }
-            Self::TransactionLost => ErrorReport::error(
+            Self::TransactionLost | Self::ReadsLost => ErrorReport::error(
                 "40001",
                 "could not complete transaction: the connection to the database server was lost",
             )

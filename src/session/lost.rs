@@ -110,6 +110,16 @@ impl Machine {
         })
     }
 
+    /// Whether a request does nothing but end its transaction without a commit.
+    pub fn rolls_back(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
+        let scripts = self.scripts(request, buffer, judge).unwrap_or_default();
+        let mut statements = scripts.iter().flat_map(|script| &script.statements).peekable();
+        statements.peek().is_some()
+            && statements.all(|statement| {
+                matches!(statement.transaction, Some(Transaction::Rollback { chain: false }))
+            })
+    }
+
     /// Whether a request surely changes nothing.
     pub fn only_reads(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
         self.all(request, buffer, judge, |statement| {

@@ -118,6 +118,26 @@ async fn a_server_lost_at_commit_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transaction_that_only_read_is_over_when_its_replica_is_lost_at_its_end() {
+    for (end, answer) in [("commit", "E:40001 Z:I"), ("rollback", "ROLLBACK Z:I")] {
+        let mut bed = Bed::start(1).await;
+        let (mut client, _primary) = bed.first().await;
+        assert_eq!(client.asks("begin read only").await, "BEGIN Z:T");
+        client.ask(READ).await;
+        let mut replica = bed.replica().await;
+        replica.hears("begin read only").await;
+        replica.hears(READ).await;
+        replica.done("BEGIN", b'T').await;
+        replica.row(b'T').await;
+        assert_eq!(client.answer().await, "T D SELECT 1 Z:T");
+        client.ask(end).await;
+        replica.hears(end).await;
+        drop(replica);
+        assert_eq!(client.answer().await, answer);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_write_is_never_run_twice_on_a_guess() {
     let mut bed = Bed::start(0).await;
     let (mut client, mut primary) = bed.first().await;
