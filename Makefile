@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus corpus-live fuzz
+.PHONY: help demo test lint bench corpus corpus-live fuzz consistency
 
 help:                 ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -28,6 +28,11 @@ bench:                ## direct, Causeway, PgBouncer and a bare forwarder side b
 	cargo build --locked --release --bin causeway
 	cargo build --locked --release --manifest-path benches/forwarder/Cargo.toml --target-dir "$(TARGET)"
 	@python3 scripts/bench.py $(BENCH)
+
+# CELLS=kill runs the cells whose names begin so; make test has a short form.
+consistency:          ## never older than your own writes, under every fault (takes about an hour)
+	@sh scripts/setup.sh build postgres
+	cargo test --locked --test integration -- consistency::every_cell --ignored --nocapture
 
 corpus:               ## how often the router is right over a corpus (CORPUS=directory)
 	@cargo build --locked

@@ -55,6 +55,8 @@ pub struct ProxyOptions {
     pub pool: &'static str,
     pub routing: &'static str,
     pub more: &'static str,
+    /// Beside this process's own.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl ProxyOptions {
@@ -104,6 +106,7 @@ impl Proxy {
         let process = Command::new(env!("CARGO_BIN_EXE_causeway"))
             .args(["run", "--config"])
             .arg(&config)
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -176,6 +179,7 @@ impl Proxy {
     /// Waits until the proxy knows this database: before, everything goes to the primary.
     pub async fn await_catalog(&self, cluster: &Cluster, database: &str) {
         let client = self.connect(database).await;
+        client.batch_execute("SET causeway.consistency = 'eventual'").await.unwrap();
         await_until("a read reaches a replica", async || {
             client.query("SELECT relname FROM pg_class LIMIT 1", &[]).await.unwrap();
             let mut reached = false;

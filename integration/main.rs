@@ -4,6 +4,7 @@
 //! are kept per database); tests that break nodes have a cluster of their own.
 
 mod access;
+mod consistency;
 mod corpus;
 mod demo;
 mod differential;

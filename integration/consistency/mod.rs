@@ -1,0 +1,148 @@
+//! Never older than your own writes, shown on a real cluster of three.
+//!
+//! Many sessions read and write through Causeway while replicas lag, stop and die. Everything they do is
+//! noted, and two checkers, pure functions of the history, look for what must never be:
+//!
+//! - [`counters`]: single-writer counters. A session sees at least what it wrote (read-your-writes), what it
+//!   saw (monotonic reads, across nodes), and what those had seen whose writes it saw (writes follow
+//!   reads); with a token (`SHOW causeway.lsn`, `SET causeway.after_lsn`) what its giver knew, under a
+//!   key (`SET causeway.session_key`) what all under it know, at level `global` every commit that was
+//!   acknowledged to anyone.
+//! - [`lists`]: transactions that append to lists and read them. G0, G1a, G1b, G1c, circles through sessions, torn
+//!   snapshots, lost appends.
+//!
+//! Both are O(n) in what was done, and both know where each read was served: a read brings along what
+//! its node says of itself, so that a violation is printed with node, position and snapshot.
+//!
+//! A *cell* ([`cell`]) is a fault ([`faults`]) and a `synchronous_commit`. In each the sessions speak the simple,
+//! the extended (named and unnamed) and the pipelined protocol, and write in every way there is
+//! ([`world::Form`]): nothing may be missed by a guess about what writes.
+//!
+//! | run | what |
+//! |---|---|
+//! | `make test` | every fault and every `synchronous_commit` once, a few seconds each; all mutants |
+//! | `make consistency` | every fault with every `synchronous_commit`, 200,000 reads and 50,000 writes each; `CELLS=kill/off` runs those whose names begin so |
+//!
+//! Tolerated are no violations and no errors, but for 40001 where a node died under a transaction of several
+//! statements. Printed are the share of reads that replicas served and how long reads took. With healthy
+//! replicas, 64 sessions and 90 % reads the share must be 80 %, and no read may stall: the bound is
+//! `catchup_wait` and a round trip, and what a busy machine adds.
+//!
+//! That the checker can fail is shown by *mutants* ([`mutants`]): proxies that are wrong in one point. Each
+//! must be caught in circumstances made for it, in which the proxy as it should be passes.
+
+mod appending;
+mod cell;
+mod client;
+mod counters;
+mod counting;
+mod cycles;
+mod faults;
+mod ground;
+mod history;
+mod lists;
+mod mutants;
+mod session;
+mod world;
+
+use std::time::Duration;
+
+use causeway::cli::demo::cluster::{Cluster, ClusterOptions};
+
+use self::cell::{Cell, Goal, proxy_options};
+use self::faults::{Commit, Fault};
+use self::ground::Mix;
+use self::mutants::MUTANTS;
+
+/// No read may take longer: `catchup_wait` and a round trip, on a machine that does much else.
+const STALL: Duration = Duration::from_secs(10);
+
+const MIX: Mix = Mix { reads: 78, placed: 20, tokens: 10, procedures: 2, pause: Duration::ZERO };
+
+/// Nine reads in ten operations, put wherever the proxy likes, by clients that think in between.
+const READERS: Mix =
+    Mix { reads: 90, placed: 0, tokens: 0, procedures: 0, pause: Duration::from_millis(40) };
+
+fn cluster() -> Cluster {
+    let server_options = "-c max_prepared_transactions=100".into();
+    Cluster::start(&ClusterOptions { replicas: 2, server_options }).expect("a cluster starts")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_sees_the_past() {
+    let cluster = cluster();
+    let goal = Goal { time: Duration::from_secs(4), reads: 1000, writes: 200 };
+    let mix = Mix { pause: Duration::from_millis(5), ..MIX };
+    for (fault, commit) in [
+        (Fault::Delay(Duration::from_millis(200)), Commit::Off),
+        (Fault::Delay(Duration::from_secs(2)), Commit::On),
+        (Fault::Pause, Commit::RemoteApply),
+        (Fault::Restart, Commit::On),
+        (Fault::Kill, Commit::RemoteWrite),
+        (Fault::Receiver, Commit::Off),
+        (Fault::SlowStandby, Commit::RemoteApply),
+    ] {
+        let cell = Cell { label: "", fault, commit, sessions: 32, mix, goal };
+        cell.run(&cluster, &proxy_options()).await.judge();
+    }
+}
+
+/// Replicas that nothing befalls, and clients that mostly read.
+fn readers(goal: Goal) -> Cell {
+    let (fault, commit) = (Fault::None, Commit::On);
+    Cell { label: "readers-", fault, commit, sessions: 64, mix: READERS, goal }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_serve_the_reads() {
+    let goal = Goal { time: Duration::from_secs(6), reads: 1000, writes: 100 };
+    let report = readers(goal).run(&cluster(), &proxy_options()).await;
+    report.judge();
+    report.judge_share(0.8, STALL);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mutants_are_caught() {
+    let cluster = cluster();
+    let only = std::env::var("MUTANT").unwrap_or_default();
+    let mut survived = Vec::new();
+    for mutant in MUTANTS.into_iter().filter(|mutant| mutant.name().starts_with(&only)) {
+        let (history, violations) = mutant.play(&cluster, false).await;
+        let traces: Vec<String> = violations.iter().map(|one| one.trace(&history)).collect();
+        assert!(violations.is_empty(), "{}, unmutated:\n{}", mutant.name(), traces.join("\n"));
+        let (history, violations) = mutant.play(&cluster, true).await;
+        println!("{}: {} violations", mutant.name(), violations.len());
+        match violations.first() {
+            Some(first) => println!("{}", first.trace(&history)),
+            None => survived.push(mutant.name()),
+        }
+    }
+    assert!(survived.is_empty(), "not caught: {survived:?}");
+}
+
+/// The table in full: `make consistency`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes an hour: make consistency"]
+async fn every_cell() {
+    let only = std::env::var("CELLS").unwrap_or_default();
+    let cluster = cluster();
+    let goal = Goal { time: Duration::ZERO, reads: 200_000, writes: 50_000 };
+    let mut cells = vec![readers(goal)];
+    for fault in Fault::ALL {
+        let cell = |commit| Cell { label: "", fault, commit, sessions: 64, mix: MIX, goal };
+        cells.extend(Commit::ALL.map(cell));
+    }
+    let mut broken = Vec::new();
+    for cell in cells.into_iter().filter(|cell| cell.name().starts_with(&only)) {
+        let report = cell.run(&cluster, &proxy_options()).await;
+        println!("{}", report.summary());
+        if !report.is_good() {
+            println!("{}", report.details());
+            broken.push(cell.name());
+        }
+        if !cell.label.is_empty() {
+            report.judge_share(0.8, STALL);
+        }
+    }
+    assert!(broken.is_empty(), "broken: {broken:?}");
+}

@@ -1,0 +1,288 @@
+//! The checker can fail: proxies that are wrong in one point, each with the circumstances that show it.
+//!
+//! `CAUSEWAY_MUTANT` breaks a build that is made for tests in one named way. Every scenario is played
+//! twice, with the mutant, which must be caught, and without, which must pass.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway::cli::demo::cluster::{Cluster, Stop};
+use tokio::time::sleep;
+
+use super::cell::proxy_options;
+use super::client::{Client, Protocol};
+use super::counters::{self, History, Terms};
+use super::faults::{self, Commit, Fault};
+use super::ground::{Ground, Mix};
+use super::history::Key;
+use super::session::Session;
+use super::world::{Form, Place, Which, schema};
+use crate::harness::{Proxy, ProxyOptions, fresh_database};
+
+/// A way to be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutant {
+    /// Level `eventual` whatever is asked.
+    Eventual,
+    /// `pg_current_wal_lsn()` for `pg_current_wal_insert_lsn()`.
+    WriteLsn,
+    /// A sample that was sent before the commit was acknowledged counts.
+    EarlySample,
+    /// The floor is forgotten after a read.
+    FloorCleared,
+    /// The server's position is asked in the read's own transaction.
+    CheckInRead,
+    /// Nothing is asked of the primary before it serves who has read on a replica.
+    NoBarrier,
+    /// What a replica had replayed counts after it was started again.
+    StaleWatermark,
+}
+
+pub const MUTANTS: [Mutant; 7] = [
+    Mutant::Eventual,
+    Mutant::WriteLsn,
+    Mutant::EarlySample,
+    Mutant::FloorCleared,
+    Mutant::CheckInRead,
+    Mutant::NoBarrier,
+    Mutant::StaleWatermark,
+];
+
+/// A proxy before a cluster, and sessions that do as the scenario says.
+struct Scene<'a> {
+    cluster: &'a Cluster,
+    proxy: Proxy,
+    database: String,
+    ground: Arc<Ground>,
+    sessions: Vec<Terms>,
+    ops: Vec<counters::Op>,
+}
+
+const KEYS: usize = 16;
+
+impl Mutant {
+    /// As `CAUSEWAY_MUTANT` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eventual => "eventual",
+            Self::WriteLsn => "write_lsn",
+            Self::EarlySample => "early_sample",
+            Self::FloorCleared => "floor_cleared",
+            Self::CheckInRead => "check_in_read",
+            Self::NoBarrier => "no_barrier",
+            Self::StaleWatermark => "stale_watermark",
+        }
+    }
+
+    /// Plays the scenario that shows it, before the mutant or before the proxy as it should be.
+    pub async fn play(
+        self,
+        cluster: &Cluster,
+        mutated: bool,
+    ) -> (History, Vec<counters::Violation>) {
+        let mut scene = Scene::open(self, cluster, mutated).await;
+        let played = match self {
+            Self::Eventual | Self::CheckInRead => scene.far_replicas().await,
+            Self::FloorCleared => scene.uneven_replicas().await,
+            Self::WriteLsn => scene.lazy_wal_writer().await,
+            Self::EarlySample => scene.still_replicas().await,
+            Self::NoBarrier => scene.commit_in_waiting().await,
+            Self::StaleWatermark => scene.replica_reborn().await,
+        };
+        played.expect("no session loses its connection");
+        scene.close().await
+    }
+}
+
+impl<'a> Scene<'a> {
+    async fn open(mutant: Mutant, cluster: &'a Cluster, mutated: bool) -> Self {
+        let database = fresh_database(cluster).await;
+        let direct = cluster.primary().connect(&database).await.unwrap();
+        direct.batch_execute(&schema(KEYS)).await.unwrap();
+        cluster.await_replay().await.unwrap();
+        // No replica is left out for its lag: freshness alone decides.
+        let mut options = ProxyOptions { monitor: "max_lag = \"10min\"", ..proxy_options() };
+        if mutated {
+            options.environment.push(("CAUSEWAY_MUTANT", mutant.name().into()));
+        }
+        let proxy = Proxy::start(cluster, &options).await;
+        proxy.await_catalog(cluster, &database).await;
+        let mix = Mix { reads: 0, placed: 0, tokens: 0, procedures: 0, pause: Duration::ZERO };
+        let ground = Arc::new(Ground::new(mix, KEYS));
+        Self { cluster, proxy, database, ground, sessions: Vec::new(), ops: Vec::new() }
+    }
+
+    /// A session with one counter of its own, which has the session's number.
+    async fn session(&mut self) -> Session {
+        self.connect(Terms::default(), &[]).await
+    }
+
+    /// The same under the key that all such sessions share.
+    async fn session_under_key(&mut self) -> Session {
+        let key = [("causeway.session_key".to_owned(), "user:42".to_owned())];
+        self.connect(Terms { global: false, group: Some(0) }, &key).await
+    }
+
+    async fn connect(&mut self, terms: Terms, parameters: &[(String, String)]) -> Session {
+        let number = self.sessions.len();
+        self.sessions.push(terms);
+        let client = Client::connect(self.proxy.address, &self.database, parameters).await;
+        let own = Key::try_from(number).expect("sessions are few");
+        Session::new(number, client, Protocol::Extended, &[own], Arc::clone(&self.ground))
+    }
+
+    fn ended(&mut self, session: Session) {
+        self.ops.extend(session.into_ops());
+    }
+
+    async fn close(self) -> (History, Vec<counters::Violation>) {
+        let Self { cluster, proxy, ground, sessions, ops, .. } = self;
+        drop(proxy);
+        faults::tidy(cluster).await.unwrap();
+        cluster.await_replay().await.unwrap();
+        let complaints = ground.complaints();
+        assert!(complaints.is_empty(), "{complaints:?}");
+        let history = History { sessions, keys: KEYS, ops };
+        let violations = counters::check(&history);
+        (history, violations)
+    }
+
+    /// Replicas 300 ms behind: whoever is sent there sees the past.
+    async fn far_replicas(&mut self) -> io::Result<()> {
+        for replica in self.cluster.replicas() {
+            faults::delay_replay(replica, Duration::from_millis(300)).await.unwrap();
+        }
+        let mut session = self.session().await;
+        for _ in 0..5 {
+            session.write(0, Form::Update).await?;
+            for _ in 0..4 {
+                session.read(&Which::One(0), Place::Any, true).await?;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        self.ended(session);
+        Ok(())
+    }
+
+    /// One replica that is fresh and one that is not: whoever was right on the first must not be sent
+    /// to the second.
+    async fn uneven_replicas(&mut self) -> io::Result<()> {
+        let late = &self.cluster.replicas()[1];
+        faults::delay_replay(late, Duration::from_millis(600)).await.unwrap();
+        let mut session = self.session().await;
+        for _ in 0..5 {
+            session.write(0, Form::Update).await?;
+            sleep(Duration::from_millis(100)).await;
+            for _ in 0..6 {
+                session.read(&Which::One(0), Place::Any, true).await?;
+            }
+        }
+        self.ended(session);
+        Ok(())
+    }
+
+    /// Commits that are not flushed at once: the write pointer is behind them.
+    async fn lazy_wal_writer(&mut self) -> io::Result<()> {
+        let primary = self.cluster.primary();
+        faults::set(primary, "wal_writer_delay", "2s").await.unwrap();
+        faults::prepare(self.cluster, Fault::None, Commit::Off).await.unwrap();
+        let mut session = self.session().await;
+        for _ in 0..20 {
+            session.write(0, Form::Update).await?;
+            for _ in 0..2 {
+                session.read(&Which::One(0), Place::Any, true).await?;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        faults::set(primary, "wal_writer_delay", "200ms").await.unwrap();
+        self.ended(session);
+        Ok(())
+    }
+
+    /// Replicas that stand where the last sample was taken.
+    async fn still_replicas(&mut self) -> io::Result<()> {
+        let mut session = self.session().await;
+        for _ in 0..5 {
+            session.write(0, Form::Update).await?;
+            session.read(&Which::One(0), Place::Any, true).await?;
+            self.cluster.await_replay().await.unwrap();
+            sleep(Duration::from_millis(300)).await;
+            for replica in self.cluster.replicas() {
+                replica.pause_replay().await.unwrap();
+            }
+            session.write(0, Form::Update).await?;
+            session.read(&Which::One(0), Place::Any, true).await?;
+            for replica in self.cluster.replicas() {
+                replica.resume_replay().await.unwrap();
+            }
+        }
+        self.ended(session);
+        Ok(())
+    }
+
+    /// A commit waits for the second replica while the first shows it already: who has seen it there
+    /// must see it on the primary, which does not show it yet; and so must who is under the same key,
+    /// and who was given a token.
+    async fn commit_in_waiting(&mut self) -> io::Result<()> {
+        faults::prepare(self.cluster, Fault::SlowStandby, Commit::RemoteApply).await.unwrap();
+        let slow = &self.cluster.replicas()[1];
+        faults::delay_replay(slow, Duration::from_millis(600)).await.unwrap();
+        let mut writer = self.session().await;
+        let mut reader = self.session_under_key().await;
+        let (mut twin, mut heir) = (self.session_under_key().await, self.session().await);
+        let counter = Which::One(0);
+        for round in 0..6 {
+            let write = writer.write(0, Form::Update);
+            let read = async {
+                for _ in 0..20 {
+                    reader.read(&counter, Place::Any, true).await?;
+                    match round % 3 {
+                        0 => reader.read(&counter, Place::Primary, true).await?,
+                        1 => twin.read(&counter, Place::Primary, true).await?,
+                        _ => {
+                            reader.show_token().await?;
+                            heir.take_token().await?;
+                            heir.read(&counter, Place::Primary, true).await?;
+                        }
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
+                Ok(())
+            };
+            tokio::try_join!(write, read)?;
+        }
+        for session in [writer, reader, twin, heir] {
+            self.ended(session);
+        }
+        Ok(())
+    }
+
+    /// A replica that dies and comes back further behind than it was.
+    async fn replica_reborn(&mut self) -> io::Result<()> {
+        let [replica, other] = self.cluster.replicas() else { unreachable!("there are two") };
+        tokio::task::block_in_place(|| other.stop(Stop::Fast)).unwrap();
+        self.cluster.primary().execute("CHECKPOINT").await.unwrap();
+        self.cluster.await_replay().await.unwrap();
+        // Where it will begin again: before what is written now.
+        replica.execute("CHECKPOINT").await.unwrap();
+        faults::set_for_next_start(replica, "recovery_min_apply_delay", "1h").await.unwrap();
+        let mut session = self.session().await;
+        session.write(0, Form::Update).await?;
+        self.cluster.await_replay().await.unwrap();
+        for _ in 0..5 {
+            session.read(&Which::One(0), Place::Any, true).await?;
+            sleep(Duration::from_millis(100)).await;
+        }
+        faults::start_again(replica, Stop::Kill).await.unwrap();
+        self.proxy.await_state(replica, "up").await;
+        for _ in 0..20 {
+            session.read(&Which::One(0), Place::Any, true).await?;
+            sleep(Duration::from_millis(50)).await;
+        }
+        faults::delay_replay(replica, Duration::ZERO).await.unwrap();
+        tokio::task::block_in_place(|| other.restart()).unwrap();
+        self.ended(session);
+        Ok(())
+    }
+}
