@@ -34,10 +34,13 @@ select recovering, \
  case when recovering then 0 else pg_catalog.age('3'::xid) end \
 from (select pg_catalog.pg_is_in_recovery() as recovering offset 0) as node";
 
-/// A transaction whose fate is too old to tell has ended before anything that is asked about here.
+/// Of a transaction that a node has not heard of yet PostgreSQL says that it is in the future, as an error:
+/// it has not committed there.
 const FATES: &str = "\
-select xid::text from unnest($1::text[]) as asked(xid) \
-where pg_catalog.pg_xact_status(xid::xid8) = 'committed'";
+select xid from unnest($1::text[]) as asked(xid), \
+ pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) as newest \
+where case when xid::xid8 < newest \
+ then pg_catalog.pg_xact_status(xid::xid8) = 'committed' else false end";
 
 /// What keeps a node from being asked.
 #[derive(Debug, thiserror::Error)]

@@ -12,11 +12,10 @@ use tokio::time::timeout_at;
 use super::driver::Session;
 use super::failure::Failure;
 use super::machine::Question;
-use super::metrics::{Crossing, Freshness};
-use super::sight::{Barrier, Lost, Sight};
+use super::metrics::Freshness;
+use super::sight::{Lost, Sight};
 use crate::cluster::mutant::{self, Mutant};
-use crate::cluster::snapshot::DOUBTS_MOST;
-use crate::cluster::{Lsn, NodeId, NodeState, NodeView, Role, Topology};
+use crate::cluster::{Lsn, NodeId, Role, Topology};
 use crate::config::settings::Consistency;
 use crate::pool::Lease;
 use crate::protocol::ErrorReport;
@@ -252,88 +251,8 @@ impl Session {
         }
     }
 
-    /// Waits until the primary shows all that the session has seen on replicas.
-    pub(super) async fn pass_barrier(
-        &mut self,
-        primary: NodeId,
-        deadline: Instant,
-    ) -> Result<(), Failure> {
-        if !self.held.sight.has_seen() {
-            return Ok(());
-        }
-        let wake = Arc::new(Notify::new());
-        let patience = Instant::now() + self.eyes.rules.settings.routing.catchup_wait;
-        let mut crossing = Crossing::AtOnce;
-        loop {
-            let topology = self.shared.cluster.topology();
-            let barrier = self.held.sight.barrier(primary, &topology);
-            if let Barrier::Ask(replica, at) | Barrier::Doubts(replica, at, _) = barrier
-                && is_gone(topology.node(replica), at)
-                && Instant::now() >= patience
-            {
-                // Nobody is left who could say what it has shown.
-                crossing = Crossing::Unproven;
-                break;
-            }
-            match barrier {
-                Barrier::Passes => break,
-                Barrier::Ask(replica, at) => {
-                    crossing = crossing.max(Crossing::Waited);
-                    topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
-                    topology.node(replica).clock.wake_at(at, Lsn(0), &wake);
-                }
-                Barrier::Doubts(replica, at, xids) if xids.len() <= DOUBTS_MOST => {
-                    crossing = crossing.max(Crossing::Asked);
-                    let clock = topology.node(replica).clock.clone();
-                    let fates = timeout_at(deadline.into(), clock.committed(xids)).await;
-                    if let Ok(Some((lived_since, shown))) = fates
-                        && lived_since <= at
-                    {
-                        self.await_visible(primary, &shown, deadline, &wake).await?;
-                        break;
-                    }
-                }
-                Barrier::Doubts(..) => {
-                    topology.node(primary).clock.wake_at(Instant::now(), Lsn(0), &wake);
-                }
-            }
-            drop(topology);
-            let look_again = (Instant::now() + LOOK_AGAIN).min(deadline);
-            if !self.woken(&wake, look_again).await? && Instant::now() >= deadline {
-                return Err(Failure::NotYetVisible);
-            }
-        }
-        self.shared.metrics.crossed(crossing);
-        Ok(())
-    }
-
-    /// Waits until these transactions have ended on the primary: a replica has shown them already.
-    async fn await_visible(
-        &self,
-        primary: NodeId,
-        shown: &[u64],
-        deadline: Instant,
-        wake: &Arc<Notify>,
-    ) -> Result<(), Failure> {
-        loop {
-            let topology = self.shared.cluster.topology();
-            let clock = &topology.node(primary).clock;
-            let ended = |tick: Arc<crate::cluster::Tick>| {
-                tick.role == Role::Primary && shown.iter().all(|xid| tick.snapshot.has_ended(*xid))
-            };
-            if clock.latest().is_some_and(ended) {
-                return Ok(());
-            }
-            clock.wake_at(Instant::now(), Lsn(0), wake);
-            drop(topology);
-            if !self.woken(wake, deadline).await? {
-                return Err(Failure::NotYetVisible);
-            }
-        }
-    }
-
     /// Waits to be woken. False if it is too late.
-    async fn woken(&self, wake: &Notify, deadline: Instant) -> Result<bool, Failure> {
+    pub(super) async fn woken(&self, wake: &Notify, deadline: Instant) -> Result<bool, Failure> {
         self.entry.slot.waits();
         let woken = tokio::select! {
             woken = timeout_at(deadline.into(), wake.notified()) => Ok(woken.is_ok()),
@@ -410,6 +329,10 @@ impl Session {
         let deadline = Instant::now() + wait;
         let wake = Arc::new(Notify::new());
         self.look_back(Consistency::Session);
+        // Whoever takes the position over takes no barrier with it.
+        if let Some(primary) = self.shared.cluster.topology().primary {
+            self.pass_barrier(primary, deadline).await?;
+        }
         loop {
             let topology = self.shared.cluster.topology();
             self.held.sight.resolve(&topology);
@@ -445,16 +368,6 @@ impl Session {
     pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
         self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
     }
-}
-
-/// How soon a barrier is looked at again though no clock has ticked: a node may have died.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-
-/// Whether a replica has died, or at least cannot be asked any more, since it was read.
-fn is_gone(replica: &NodeView, read: Instant) -> bool {
-    matches!(replica.state, NodeState::Down | NodeState::Banned)
-        || replica.removed
-        || replica.clock.latest().is_some_and(|tick| tick.connected > read)
 }
 
 /// Whether a level promises more than `eventual`, on replicas.

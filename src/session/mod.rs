@@ -6,6 +6,7 @@
 
 pub mod acquire;
 pub mod audit;
+mod barrier;
 mod books;
 pub mod compose;
 pub mod deadlines;
