@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus corpus-live fuzz consistency
+.PHONY: help demo test lint bench corpus corpus-live fuzz consistency leaks regress
 
 help:                 ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -33,6 +33,16 @@ bench:                ## direct, Causeway, PgBouncer and a bare forwarder side b
 consistency:          ## never older than your own writes, under every fault (takes about an hour)
 	@sh scripts/setup.sh build postgres
 	cargo test --locked --test integration -- consistency::every_cell --ignored --nocapture
+# LEAKS=clients,transactions,servers
+leaks:                ## 32 clients with sessions of their own on 4 servers a pool: nothing may be mixed (about 10 minutes)
+	@sh scripts/setup.sh build postgres
+	LEAKS=$(or $(LEAKS),32,100000,4) cargo test --locked --test integration nobody_sees -- --nocapture
+
+# REGRESS="--keep DIR" keeps the outputs; names of tests run only these.
+regress:              ## PostgreSQL's own regression suite through Causeway, compared with a direct run (about 6 minutes)
+	@sh scripts/setup.sh build postgres regress
+	@cargo build --locked
+	@python3 integration/regress/run.py --causeway "$(TARGET)/debug/causeway" --suite "$(TARGET)/regress" $(REGRESS)
 
 corpus:               ## how often the router is right over a corpus (CORPUS=directory)
 	@cargo build --locked

@@ -8,6 +8,9 @@ use std::process::Command;
 use causeway::cli::demo::cluster::{APP, Cluster};
 use tokio::sync::OnceCell;
 
+#[path = "drivers/tokio-postgres/run.rs"]
+mod tokio_postgres_driver;
+
 use crate::harness::{Proxy, ProxyOptions, await_until, fresh_database, own_cluster, run};
 
 /// Where `make test` puts the drivers.
@@ -72,6 +75,17 @@ fn python() -> Command {
 #[tokio::test(flavor = "multi_thread")]
 async fn psycopg() {
     drive("psycopg/run.py", python).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokio_postgres() {
+    let cluster = cluster().await;
+    let proxy =
+        Proxy::start(cluster, &ProxyOptions { pool: "size = 3", ..Default::default() }).await;
+    for port in [cluster.primary().port(), proxy.address.port()] {
+        let database = fresh_database(cluster).await;
+        tokio_postgres_driver::run(port, &database).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

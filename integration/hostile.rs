@@ -112,7 +112,7 @@ async fn random_bytes_are_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_that_lie_end_the_connection_with_08p01() {
+async fn frames_that_lie_end_the_connection() {
     let proxy = narrow_proxy().await;
     let lies: [&[u8]; 6] = [
         b"Q\0\0\0\x03",                 // shorter than itself
@@ -126,7 +126,10 @@ async fn frames_that_lie_end_the_connection_with_08p01() {
         let mut wire = Wire::login(&proxy, "app").await;
         wire.send(lie).await;
         let answer = wire.until_end(SOON).await;
-        assert_eq!(sqlstate(&answer), "08P01", "{lie:?}");
+        // PostgreSQL says nothing of a length that no message can have.
+        let told = matches!(lie[0], b'\x01' | b'z');
+        assert_eq!(told, !answer.is_empty(), "{lie:?}: {answer:?}");
+        assert!(!told || sqlstate(&answer) == "08P01", "{lie:?}: {answer:?}");
     }
     // In the middle of a pipeline, with a server perhaps at work for it.
     let mut wire = Wire::login(&proxy, "app").await;

@@ -23,9 +23,14 @@ pub fn startup(database: &str) -> Bytes {
 
 /// The same with parameters.
 pub fn startup_with(database: &str, parameters: &[(String, String)]) -> Bytes {
+    startup_speaking(database, parameters, 0)
+}
+
+/// The same in this minor version of protocol 3.
+fn startup_speaking(database: &str, parameters: &[(String, String)], minor: u16) -> Bytes {
     let mut packet = BytesMut::new();
     packet.put_u32(0);
-    packet.put_u32(196_608);
+    packet.put_u32(196_608 + u32::from(minor));
     let more = parameters.iter().flat_map(|(name, value)| [&**name, &**value]);
     for text in ["user", "app", "database", database].into_iter().chain(more).chain([""]) {
         packet.put_slice(text.as_bytes());
@@ -62,9 +67,20 @@ impl Wire {
         database: &str,
         parameters: &[(String, String)],
     ) -> (Self, Vec<(u8, Bytes)>) {
+        Self::login_speaking(address, database, parameters, 0).await
+    }
+
+    /// The same in this minor version of protocol 3.
+    pub async fn login_speaking(
+        address: SocketAddr,
+        database: &str,
+        parameters: &[(String, String)],
+        minor: u16,
+    ) -> (Self, Vec<(u8, Bytes)>) {
         let mut wire = Self { stream: TcpStream::connect(address).await.unwrap() };
         wire.stream.set_nodelay(true).unwrap();
-        wire.stream.write_all(&startup_with(database, parameters)).await.unwrap();
+        let packet = startup_speaking(database, parameters, minor);
+        wire.stream.write_all(&packet).await.unwrap();
         let (kind, body) = wire.message().await;
         assert_eq!((kind, &body[..4]), (b'R', &10_u32.to_be_bytes()[..]), "SASL is asked for");
         let mut scram = ScramSha256::new(b"app", ChannelBinding::unsupported());
@@ -109,6 +125,20 @@ impl Wire {
         tokio::time::timeout(SOON, self.stream.read_exact(&mut head)).await.ok()?.ok()?;
         let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
         Some((head[0], length as usize - 4))
+    }
+
+    /// Drops so many bytes.
+    pub async fn skip(&mut self, bytes: usize) {
+        let mut body = vec![0; bytes];
+        self.stream.read_exact(&mut body).await.unwrap();
+    }
+
+    /// Runs a simple query and returns the kinds of the messages that answer it, but for those that
+    /// may come at any time.
+    pub async fn ask(&mut self, text: &str) -> String {
+        self.send(&query(text)).await;
+        let (kinds, _) = self.until_ready().await;
+        kinds.chars().filter(|kind| !matches!(kind, 'S' | 'N' | 'A')).collect()
     }
 
     /// Reads up to ReadyForQuery without holding more than a piece; returns the kinds of the messages

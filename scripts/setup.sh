@@ -94,9 +94,17 @@ need_drivers() {
     fi
 }
 
+# The sources of what is installed, and the headers to build what its tests load. Debian's alone.
+need_suite() {
+    have dpkg-query || { echo "the regression suite comes from Debian's packages" >&2; exit 1; }
+    dpkg -s libpq-dev >/dev/null 2>&1 || install libpq-dev
+    sh integration/regress/setup.sh "$target/regress"
+}
+
 for what; do
     case $what in
     build) need_build ;;
+    regress) need_build; need_postgres; need_suite ;;
     postgres) need_postgres ;;
     test) need_build; need_postgres; need_libclang; need_drivers ;;
     bench) need_build; need_postgres; [ -x /usr/sbin/pgbouncer ] || have pgbouncer || install pgbouncer ;;

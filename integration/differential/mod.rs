@@ -5,6 +5,8 @@
 //! each in a database of its own that began the same. What must differ is masked: process ids, keys
 //! and the OIDs that the two databases gave to what they made. Nothing else is.
 
+mod cancel;
+mod generated;
 mod leaks;
 mod play;
 mod script;
@@ -36,40 +38,6 @@ const WORLD: &str = "
     GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC;
     ALTER TABLE t OWNER TO app;
     ALTER TABLE w OWNER TO app;";
-
-/// Scenarios that can tell as things stand, and why. A scenario that is not here must not.
-const KNOWN: &[(&str, &str)] = &[
-    (
-        "settings: set by a function and by DO",
-        "a custom setting named by no statement is not found",
-    ),
-    ("settings: set_config with parameters", "the name comes with Bind"),
-    ("settings: set_config", "a custom setting is gone rather than empty after its rollback"),
-    ("settings: SET and SHOW", "after RESET a custom setting is unknown rather than empty"),
-    ("transactions: SET TRANSACTION", "the same after SET LOCAL"),
-    ("settings: from the start-up packet", "RESET reports the server's default on its way back"),
-    ("settings: client_encoding and DateStyle from the start-up packet", "the same"),
-    ("prepared: SQL PREPARE, protocol Bind", "the two kinds of names are apart: no 42P05"),
-    ("prepared: protocol Parse, SQL EXECUTE", "the same"),
-    ("prepared: the unnamed is replaced, also by one that fails", "the failed text is kept"),
-    ("pipelines: Execute of nothing bound", "the unnamed statement of another session is there"),
-    ("prepared: too few and too many values", "the message names the server's own name"),
-    ("prepared: used again after DDL", "prepared anew where a direct session fails with 0A000"),
-    ("state: sequences", "lastval and currval may be of another session's"),
-    ("state: lastval before anything", "the same"),
-    ("state: lastval after INSERT", "the same"),
-    ("state: nothing of others", "app.x is empty where no one has set it"),
-    ("settings: SET from current", "laid word for word, it takes what the server has"),
-    (
-        "prepared: a constant whose meaning is a setting",
-        "half a DateStyle is laid on another's half",
-    ),
-    ("copy: in with another message in the middle", "FATAL becomes 08007"),
-    ("copy: data outside of a copy", "a CopyDone inside a pipeline is awaited"),
-    ("broken: a length shorter than itself", "08P01 where PostgreSQL closes without a word"),
-    ("broken: a length beyond all", "the same"),
-    ("broken: an unknown type in a pipeline", "what came before it is not answered"),
-];
 
 /// Roles that `app` may become.
 const ROLES: &str = "
@@ -111,10 +79,11 @@ fn bystanders(proxy: &Proxy, database: &str, stop: &Arc<AtomicBool>) -> JoinSet<
                 let row = client.query_one(&read, &[]).await.unwrap();
                 assert_eq!(row.get::<_, &str>(0), "other");
                 assert_eq!(row.get::<_, String>(1), format!("bystander {number}"));
-                client
-                    .batch_execute("BEGIN; SELECT nextval('public.q2'); SAVEPOINT a; COMMIT")
-                    .await
-                    .unwrap();
+                // One of them moves a sequence. With more sessions that do than servers, some have to
+                // share one, and what one of those asks for later is gone.
+                let call = if number == 0 { "nextval('public.q2')" } else { "clock_timestamp()" };
+                let script = format!("BEGIN; SELECT {call}; SAVEPOINT a; COMMIT");
+                client.batch_execute(&script).await.unwrap();
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         });
@@ -144,8 +113,7 @@ async fn sessions_cannot_tell() {
         played += 1;
         let expected = direct.play(&scenario).await;
         let found = through.play(&scenario).await;
-        let known = KNOWN.iter().any(|(name, _)| *name == scenario.name);
-        if let Some(difference) = first_difference(&expected, &found).filter(|_| !known) {
+        if let Some(difference) = first_difference(&expected, &found) {
             let _ = writeln!(differ, "\n=== {}\n{difference}", scenario.name);
         }
     }

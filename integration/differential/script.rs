@@ -14,20 +14,14 @@
 //! A name `-` is empty, a value `NULL` is NULL, `\n`, `\t` and `\\` are escapes, `_` in a value is a
 //! space, and `{BIG}` is a million letters.
 
+use std::path::Path;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire::frame;
 
-const FILES: &[&str] = &[
-    include_str!("simple.txt"),
-    include_str!("transactions.txt"),
-    include_str!("settings.txt"),
-    include_str!("prepared.txt"),
-    include_str!("pipelines.txt"),
-    include_str!("copy.txt"),
-    include_str!("state.txt"),
-    include_str!("broken.txt"),
-];
+const FILES: &[&str] =
+    &["simple", "transactions", "settings", "prepared", "pipelines", "copy", "state", "broken"];
 
 /// One scenario.
 #[derive(Debug, Default)]
@@ -65,10 +59,12 @@ impl Default for Await {
 
 /// Every scenario of every file.
 pub fn all() -> Vec<Scenario> {
-    FILES.iter().flat_map(|file| parse(file)).collect()
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/differential");
+    let read = |name: &&str| std::fs::read_to_string(folder.join(name).with_extension("txt"));
+    FILES.iter().flat_map(|name| parse(&read(name).unwrap())).collect()
 }
 
-fn parse(file: &str) -> Vec<Scenario> {
+pub fn parse(file: &str) -> Vec<Scenario> {
     let mut found: Vec<Scenario> = Vec::new();
     for line in file.lines().filter(|line| !line.trim().is_empty()) {
         if let Some(name) = line.strip_prefix("# ") {

@@ -39,6 +39,7 @@ pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
             catalog.relations.entry(relation.name).or_default().push(named);
         }
     }
+    catalog.moving = rows.moving.into_iter().collect();
     catalog.default_search_path = rows.default_search_path;
     catalog.search_paths = rows.search_paths;
     catalog.custom_settings = rows.custom_settings;

@@ -26,6 +26,9 @@ select concat_ws('.', \
    relrowsecurity), 0)) from pg_catalog.pg_class where relkind in ('r','v','m','f','S','p') and relpersistence <> 't'), \
  (select sum(hashtextextended(concat_ws(',', inhrelid, inhparent, xmin), 0)) from pg_catalog.pg_inherits), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_rewrite), \
+ (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_attrdef), \
+ (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_trigger where not tgisinternal), \
+ (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_constraint where contype = 'f'), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_policy), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_operator where oid >= 16384), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_cast where oid >= 16384), \
@@ -43,7 +46,7 @@ pub const WRITES: &str = "\
 select coalesce(sum(pg_catalog.pg_stat_get_tuples_inserted(c) + pg_catalog.pg_stat_get_tuples_updated(c) \
  + pg_catalog.pg_stat_get_tuples_deleted(c)), 0)::bigint \
 from unnest(array['pg_catalog.pg_proc', 'pg_catalog.pg_aggregate', 'pg_catalog.pg_class', \
- 'pg_catalog.pg_inherits', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_policy', 'pg_catalog.pg_operator', \
+ 'pg_catalog.pg_inherits', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_attrdef', 'pg_catalog.pg_trigger', 'pg_catalog.pg_policy', 'pg_catalog.pg_operator', \
  'pg_catalog.pg_cast', 'pg_catalog.pg_type', 'pg_catalog.pg_constraint', 'pg_catalog.pg_namespace', \
  'pg_catalog.pg_db_role_setting']::regclass[]) as c";
 
@@ -118,6 +121,22 @@ const COLUMNS: &str = "\
 select a.attrelid, a.atttypid from pg_attribute a join pg_class c on c.oid = a.attrelid \
 where a.atttypid >= 16384 and a.attnum > 0 and c.relkind in ('r','v','m','f','p','c') and c.relpersistence <> 't'";
 
+/// Relations whose rows, when they are written, may move a sequence: by a default when they are
+/// inserted, or whatever is done (true) by a trigger, a rule, or a table that follows theirs.
+const MOVING: &str = "\
+select c.relname, bool_or(x.always) from ( \
+ select adrelid as relation, false as always from pg_attrdef \
+  where adbin::text ~ ':funcid (1574|1576|1765|[0-9]{5,}) ' \
+ union all select attrelid, false from pg_attribute where attidentity <> '' \
+ union all select a.attrelid, false from pg_attribute a join pg_type t on t.oid = a.atttypid \
+  where t.typdefaultbin is not null \
+ union all select tgrelid, true from pg_trigger where not tgisinternal \
+ union all select ev_class, true from pg_rewrite where ev_type <> '1' and ev_class >= 16384 \
+ union all select confrelid, true from pg_constraint where contype = 'f' \
+  and (confdeltype in ('c', 'n', 'd') or confupdtype in ('c', 'n', 'd')) \
+ union all select oid, true from pg_class where relkind in ('v', 'f', 'p') and oid >= 16384 \
+) x join pg_class c on c.oid = x.relation where c.relpersistence <> 't' group by 1";
+
 const SEARCH_PATHS: &str = "\
 select r.rolname, substr(setting, 13), s.setdatabase <> 0 from pg_db_role_setting s \
  left join pg_roles r on r.oid = s.setrole cross join lateral unnest(s.setconfig) as setting \
@@ -156,6 +175,7 @@ pub async fn rows(client: &Client) -> Result<Rows, Error> {
         types: collect(client, TYPES, kind).await?,
         checks: collect(client, CHECKS, tree).await?,
         columns: collect(client, COLUMNS, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await?,
+        moving: collect(client, MOVING, |row| Ok((name(row, 0)?, row.try_get(1)?))).await?,
         search_paths: collect(client, SEARCH_PATHS, |row| {
             let role: Option<String> = row.try_get(0)?;
             Ok((role.map(String::into_boxed_str), row.try_get(1)?))

@@ -41,6 +41,9 @@ pub struct Rows {
     pub columns: Vec<(Oid, Oid)>,
     /// Names of custom settings in the sources of routines, lower case, sorted.
     pub custom_settings: Vec<Box<str>>,
+    /// Relations whose writing may move a sequence, and whether it may be any writing, not only that
+    /// of new rows.
+    pub moving: Vec<(Box<str>, bool)>,
     /// `search_path` as the server's configuration has it.
     pub default_search_path: Option<String>,
     /// `search_path` by ALTER ROLE and ALTER DATABASE: role (none for all), value; those that hold

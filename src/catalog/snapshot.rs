@@ -57,6 +57,8 @@ pub struct Catalog {
     pub(super) operators: FxHashMap<Box<str>, Hazard>,
     /// A cast between built-in types is a hazard: no text shows whether it is used.
     pub(super) unseen: Option<Hazard>,
+    /// Relations whose writing may move a sequence: only that of new rows, or any (true).
+    pub(super) moving: FxHashMap<Box<str>, bool>,
     pub(super) default_search_path: Option<String>,
     pub(super) search_paths: Vec<(Option<Box<str>>, String)>,
     pub(super) custom_settings: Vec<Box<str>>,
@@ -179,6 +181,16 @@ impl Catalog {
                 let hazard = entries.iter().find_map(|named| named.hazard);
                 hazard.map_or(Verdict::Safe, Verdict::Hazard)
             }
+        }
+    }
+
+    /// Whether writing to a relation of this name may move a sequence; `inserts` says that rows are
+    /// added. What is not known may.
+    #[must_use]
+    pub fn moves_sequence(&self, name: &Name, inserts: bool) -> bool {
+        match self.moving.get(&*name.name) {
+            Some(always) => *always || inserts,
+            None => !self.relations.contains_key(&*name.name),
         }
     }
 

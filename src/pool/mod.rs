@@ -10,5 +10,5 @@ pub mod pool;
 pub mod pools;
 
 pub use lease::Lease;
-pub use pool::{LeaseError, Pool};
+pub use pool::{LeaseError, Pool, Wish};
 pub use pools::{Account, Pools};

@@ -17,7 +17,7 @@ use super::lease::{Lease, Place};
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::server::connect::{self, ConnectError, ServerLogin};
-use crate::server::{Identity, ServerConn};
+use crate::server::{Identity, Peers, ServerConn};
 
 /// A server that has been idle for so long is not missed by the worker that it is registered with.
 const UNUSED: Duration = Duration::from_millis(100);
@@ -37,6 +37,35 @@ pub struct Bounds {
     pub connect_timeout: Duration,
     /// Requests that may wait at once.
     pub queue: usize,
+}
+
+/// What a session would like of a server, beside that there is one.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Wish<'a> {
+    /// This very one, if it is idle.
+    pub home: Option<&'a Identity>,
+    /// One whose sequence values no other session may still ask for.
+    pub unreserved: bool,
+    /// The session's own mark on servers that have its sequence values.
+    pub mark: Option<&'a Arc<()>>,
+    /// One on which none of these custom settings exists; another will not do.
+    pub without: &'a [Box<str>],
+}
+
+impl Wish<'_> {
+    /// Whether any server will do.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.home.is_none() && !self.unreserved && self.without.is_empty()
+    }
+
+    fn prefers(&self, server: &ServerConn) -> bool {
+        self.allows(server) && !(self.unreserved && server.sequences.are_reserved(self.mark))
+    }
+
+    fn allows(&self, server: &ServerConn) -> bool {
+        !self.without.iter().any(|name| server.customs.contains(name))
+    }
 }
 
 /// Why there is no server.
@@ -83,6 +112,8 @@ struct State {
     waiting: Vec<VecDeque<Waiter>>,
     last_number: u64,
     bounds: Bounds,
+    /// Servers opened before are not used again.
+    retired: Option<Instant>,
 }
 
 /// How many servers a pool has, and who waits.
@@ -102,6 +133,7 @@ pub struct Pool {
     pub node: NodeId,
     address: Address,
     login: ServerLogin,
+    peers: Arc<Peers>,
     state: Mutex<State>,
 }
 
@@ -120,6 +152,7 @@ impl Pool {
         login: ServerLogin,
         bounds: Bounds,
         workers: usize,
+        peers: Arc<Peers>,
     ) -> Self {
         let state = State {
             idle: (0..workers).map(|_| Vec::new()).collect(),
@@ -127,8 +160,9 @@ impl Pool {
             waiting: (0..workers).map(|_| VecDeque::new()).collect(),
             last_number: 0,
             bounds,
+            retired: None,
         };
-        Self { node, address, login, state: Mutex::new(state) }
+        Self { node, address, login, peers, state: Mutex::new(state) }
     }
 
     /// An idle server that is registered with `worker`, if there is one. What [`lease`](Self::lease)
@@ -145,17 +179,29 @@ impl Pool {
 
     /// A server for the session that runs on `worker`: an idle one, a new one while there is room,
     /// else the next that comes back. `epoch` is the node's; servers of an older one are closed.
+    /// Where there is a choice, the server is as `wish` has it; one that is not as it must be is
+    /// closed, and another opened in its place.
     ///
     /// # Errors
     /// If none came back in time, or a new one could not be opened.
     ///
     /// # Cancel safety
     /// Safe: a place in the queue is given up, a server that was granted meanwhile is passed on.
-    pub async fn lease(self: &Arc<Self>, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
-        if let Some(lease) = self.lease_own(worker, epoch) {
+    pub async fn lease(
+        self: &Arc<Self>,
+        worker: usize,
+        epoch: u64,
+        wish: &Wish<'_>,
+    ) -> Result<Lease, LeaseError> {
+        if wish.is_none()
+            && let Some(lease) = self.lease_own(worker, epoch)
+        {
             return Ok(lease);
         }
-        let waiting = match self.try_take(worker, epoch) {
+        let waiting = match self.try_take(worker, epoch, wish) {
+            Taken::Lease(lease) if !wish.allows(&lease) => {
+                return self.open(lease.close(), worker, epoch).await;
+            }
             Taken::Lease(lease) => return Ok(lease),
             Taken::Place(place) => return self.open(place, worker, epoch).await,
             Taken::Queue(waiting) => waiting,
@@ -164,25 +210,32 @@ impl Pool {
         let bounds = self.bounds();
         let mut waiting = Waiting { granted: waiting, pool: self, epoch };
         match tokio::time::timeout(bounds.wait, &mut waiting.granted).await {
-            Ok(Ok(Grant::Server(mut lease))) if lease.epoch == epoch => {
+            Ok(Ok(Grant::Server(mut lease))) if lease.epoch == epoch && wish.allows(&lease) => {
                 match lease.rehome(worker) {
                     Ok(()) => Ok(lease),
                     Err(source) => Err(LeaseError::Connect(ConnectError::Unreachable(source))),
                 }
             }
-            // A server of an epoch that is over leaves its place to a new one.
+            // A server of an epoch that is over, or that will not do, leaves its place to a new one.
             Ok(Ok(Grant::Server(lease))) => self.open(lease.close(), worker, epoch).await,
             Ok(Ok(Grant::Place(place))) => self.open(place, worker, epoch).await,
             Ok(Err(_)) | Err(_) => Err(LeaseError::Busy { size: bounds.size, waited: bounds.wait }),
         }
     }
 
-    fn try_take(self: &Arc<Self>, worker: usize, epoch: u64) -> Taken {
+    /// Whether this server is idle here.
+    #[must_use]
+    pub fn has_idle(&self, server: &Identity) -> bool {
+        let state = self.state.lock();
+        state.idle.iter().flatten().any(|idle| std::ptr::eq(&*idle.identity, server))
+    }
+
+    fn try_take(self: &Arc<Self>, worker: usize, epoch: u64, wish: &Wish<'_>) -> Taken {
         loop {
             let found = {
                 let mut state = self.state.lock();
                 let room = state.places < state.bounds.size;
-                match state.borrow(room) {
+                match state.pop(worker, room, wish) {
                     Some(server) => server,
                     None if room => {
                         state.places += 1;
@@ -217,6 +270,8 @@ impl Pool {
         let mut server = ServerConn::new(established.stream, identity, epoch, worker);
         server.input = established.buffer;
         server.greeting = Some(established.parameters);
+        self.peers.enter(&server.identity);
+        server.peers = Some(self.peers.clone());
         Ok(Lease::new(Box::new(server), place))
     }
 
@@ -225,7 +280,8 @@ impl Pool {
         let now = Instant::now();
         server.idle_since = now;
         let mut state = self.state.lock();
-        let too_old = now.duration_since(server.opened_at) > state.bounds.max_age;
+        let too_old = now.duration_since(server.opened_at) > state.bounds.max_age
+            || state.retired.is_some_and(|retired| server.opened_at <= retired);
         if server.epoch != epoch || too_old || state.places > state.bounds.size {
             drop(state);
             drop(server);
@@ -280,6 +336,13 @@ impl Pool {
         }
     }
 
+    /// Closes the idle servers, and those on loan as they come back.
+    pub fn retire(self: &Arc<Self>) {
+        self.state.lock().retired = Some(Instant::now());
+        // An epoch that no server was opened in.
+        self.reap(Instant::now(), u64::MAX);
+    }
+
     /// How many servers there are, and who waits.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -319,6 +382,34 @@ impl State {
             line.retain(|waiter| !waiter.grant.is_closed());
         }
         waiting(self) >= self.bounds.queue
+    }
+
+    /// An idle server as it is wished; if none can be opened, any.
+    fn pop(&mut self, worker: usize, room: bool, wish: &Wish<'_>) -> Option<Box<ServerConn>> {
+        if wish.is_none() {
+            return self.borrow(room);
+        }
+        if let Some(home) = wish.home
+            && let Some(server) =
+                self.pop_where(worker, |server| std::ptr::eq(&*server.identity, home))
+        {
+            return Some(server);
+        }
+        let found = self.pop_where(worker, |server| wish.prefers(server));
+        if found.is_some() || room { found } else { self.borrow(false) }
+    }
+
+    /// The worker's own most recently used server of this kind, else another worker's.
+    fn pop_where(
+        &mut self,
+        worker: usize,
+        is_it: impl Fn(&ServerConn) -> bool,
+    ) -> Option<Box<ServerConn>> {
+        let workers = self.idle.len();
+        (0..workers).map(|next| (worker + next) % workers).find_map(|worker| {
+            let at = self.idle[worker].iter().rposition(|server| is_it(server))?;
+            Some(self.idle[worker].remove(at))
+        })
     }
 
     /// The least recently used server of the worker that has the most idle: it is needed there least.
@@ -405,7 +496,7 @@ mod tests {
             secret: None,
             parameters: Vec::new(),
         };
-        Arc::new(Pool::new(NodeId(0), address, login, bounds, 2))
+        Arc::new(Pool::new(NodeId(0), address, login, bounds, 2, Arc::default()))
     }
 
     /// A server that is in the pool without having been opened; the other end is returned.
@@ -424,7 +515,7 @@ mod tests {
         let (lease, _far) = lend(&pool, 7);
         lease.give_back(1);
         assert_eq!(pool.counts(), Counts { in_use: 0, idle: 1, waiting: 0 });
-        let lease = pool.lease(1, 1).await.unwrap();
+        let lease = pool.lease(1, 1, &Wish::default()).await.unwrap();
         assert_eq!((lease.identity.process_id, lease.home), (7, 1), "moved to the other worker");
         drop(lease);
         assert_eq!(pool.counts(), Counts::default());
@@ -443,7 +534,7 @@ mod tests {
         idle.give_back(1);
         drop(far3);
         tokio::task::yield_now().await;
-        let refused = pool.lease(0, 1).await;
+        let refused = pool.lease(0, 1, &Wish::default()).await;
         assert!(matches!(refused, Err(LeaseError::Connect(_))), "the dead server was not lent");
         assert_eq!(pool.counts(), Counts::default());
     }
@@ -452,7 +543,8 @@ mod tests {
     async fn who_waits_longest_is_served_first_and_time_is_limited() {
         let pool = pool(1);
         let (lease, _far) = lend(&pool, 9);
-        let wait = |pool: Arc<Pool>| tokio::spawn(async move { pool.lease(0, 1).await });
+        let wait =
+            |pool: Arc<Pool>| tokio::spawn(async move { pool.lease(0, 1, &Wish::default()).await });
         let first = wait(pool.clone());
         tokio::task::yield_now().await;
         let gone = wait(pool.clone());
@@ -470,13 +562,13 @@ mod tests {
         pool.set_bounds(Bounds { queue: 3, ..pool.bounds() });
         let busy: Vec<_> = (0..3).map(|_| wait(pool.clone())).collect();
         tokio::task::yield_now().await;
-        let full = pool.lease(0, 1).await;
+        let full = pool.lease(0, 1, &Wish::default()).await;
         assert!(matches!(full, Err(LeaseError::QueueFull { size: 1, waiting: 3 })), "{full:?}");
         for gone in busy {
             gone.abort();
             let _ = gone.await;
         }
-        let late = pool.lease(0, 1).await;
+        let late = pool.lease(0, 1, &Wish::default()).await;
         assert!(matches!(late, Err(LeaseError::Busy { size: 1, .. })));
         drop(lease);
         assert_eq!(pool.counts(), Counts::default());
@@ -490,7 +582,8 @@ mod tests {
         let mut waiting = Vec::new();
         for worker in [1, 0, 0, 0, 0] {
             let pool = pool.clone();
-            waiting.push(tokio::spawn(async move { pool.lease(worker, 1).await }));
+            waiting
+                .push(tokio::spawn(async move { pool.lease(worker, 1, &Wish::default()).await }));
             tokio::task::yield_now().await;
         }
         // Two of its own worker go first, then who came before them all.
@@ -511,7 +604,7 @@ mod tests {
         let (lease, _far) = lend(&pool, 9);
         let waiting = tokio::spawn({
             let pool = pool.clone();
-            async move { pool.lease(0, 1).await }
+            async move { pool.lease(0, 1, &Wish::default()).await }
         });
         tokio::task::yield_now().await;
         drop(lease);

@@ -9,8 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use super::pool::{Bounds, Counts, Pool};
 use crate::auth::ServerSecret;
 use crate::cluster::{NodeId, Topology};
-use crate::server::Laid;
 use crate::server::connect::{Reported, ServerLogin};
+use crate::server::{Laid, Peers};
 
 /// A user in a database: whose servers may be lent to whom.
 #[derive(Debug)]
@@ -22,6 +22,7 @@ pub struct Account {
     login: ServerLogin,
     bounds: Mutex<Bounds>,
     workers: usize,
+    peers: Arc<Peers>,
     /// By node number.
     pools: RwLock<Vec<Option<Arc<Pool>>>>,
     greeting: RwLock<Option<Arc<Parameters>>>,
@@ -51,7 +52,8 @@ impl Account {
             .get_or_insert_with(|| {
                 let address = topology.node(node).address.clone();
                 let bounds = *self.bounds.lock();
-                Arc::new(Pool::new(node, address, self.login.clone(), bounds, self.workers))
+                let (login, peers) = (self.login.clone(), self.peers.clone());
+                Arc::new(Pool::new(node, address, login, bounds, self.workers, peers))
             })
             .clone()
     }
@@ -102,6 +104,7 @@ type Accounts = HashMap<(Arc<str>, Arc<str>), Arc<Account>>;
 #[derive(Debug)]
 pub struct Pools {
     workers: usize,
+    peers: Arc<Peers>,
     accounts: Mutex<Accounts>,
 }
 
@@ -109,7 +112,7 @@ impl Pools {
     /// No pools yet, for so many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self { workers, accounts: Mutex::new(HashMap::new()) }
+        Self { workers, peers: Arc::default(), accounts: Mutex::new(HashMap::new()) }
     }
 
     /// The account of a user in a database, made when it is first asked for. A password that has
@@ -139,6 +142,7 @@ impl Pools {
             },
             bounds: Mutex::new(bounds),
             workers: self.workers,
+            peers: self.peers.clone(),
             pools: RwLock::new(Vec::new()),
             greeting: RwLock::new(None),
             greetings: RwLock::default(),
@@ -175,6 +179,21 @@ impl Pools {
             // One reference is this map's; no session can take another while it is locked.
             Arc::strong_count(account) > 1 || account.each_pool().iter().any(|p| !p.is_empty())
         });
+    }
+
+    /// Closes the idle servers of accounts whose database or user this is, and those on loan as they
+    /// come back: their database is about to go, or what they began with has changed.
+    pub fn retire(&self, concerns: impl Fn(&str) -> bool) {
+        let accounts = self.accounts.lock();
+        let concerned = accounts
+            .values()
+            .filter(|account| concerns(&account.database) || concerns(&account.user));
+        for account in concerned {
+            account.greetings.write().clear();
+            for pool in account.each_pool() {
+                pool.retire();
+            }
+        }
     }
 
     /// Closes every idle server (shutdown).

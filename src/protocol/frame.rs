@@ -37,11 +37,21 @@ pub enum FrameError {
 }
 
 impl FrameError {
-    /// What the peer hears, in PostgreSQL's wording.
+    /// What the peer hears, in PostgreSQL's wording: nothing where PostgreSQL closes without a word,
+    /// for a length that no message can have.
     #[must_use]
-    pub fn report(self) -> ErrorReport {
-        ErrorReport::fatal("08P01", self.to_string())
+    pub fn report(self) -> Option<ErrorReport> {
+        let told = match self {
+            Self::UnknownKind(_) => true,
+            Self::Length { kind, length } => is_large(kind) && (4..1 << 30).contains(&length),
+        };
+        told.then(|| ErrorReport::fatal("08P01", self.to_string()))
     }
+}
+
+/// Whether messages of this type carry data of the user's.
+fn is_large(kind: u8) -> bool {
+    matches!(kind, b'Q' | b'P' | b'B' | b'F' | b'd' | b'p')
 }
 
 fn header(bytes: &[u8]) -> Option<(u8, u32)> {
@@ -56,7 +66,7 @@ fn header(bytes: &[u8]) -> Option<(u8, u32)> {
 pub fn frontend(bytes: &[u8], limit: usize) -> Result<Option<Header>, FrameError> {
     let Some((kind, length)) = header(bytes) else { return Ok(None) };
     let most = match kind {
-        b'Q' | b'P' | b'B' | b'F' | b'd' | b'p' => limit,
+        kind if is_large(kind) => limit,
         b'C' | b'D' | b'E' | b'H' | b'S' | b'X' | b'c' | b'f' => SMALL.min(limit),
         _ => return Err(FrameError::UnknownKind(kind)),
     };

@@ -85,8 +85,14 @@ impl Indexer {
     /// If the client sent something that is not a frame.
     pub fn index(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<Request>, FrameError> {
         loop {
-            let Some(header) = frame::frontend(&buffer[self.at..], limits.message)? else {
-                return Ok(None);
+            let header = match frame::frontend(&buffer[self.at..], limits.message) {
+                Ok(Some(header)) => header,
+                Ok(None) => return Ok(None),
+                // What came before it is answered first.
+                Err(FrameError::UnknownKind(_)) if !self.frames.is_empty() => {
+                    return Ok(Some(self.finish(End::Overflow)));
+                }
+                Err(error) => return Err(error),
             };
             let end = self.at + header.length;
             let whole = end <= buffer.len();

@@ -27,6 +27,8 @@ pub struct Expect {
     pub sent: Sent,
     /// Causeway's own: the client never sees the answer.
     pub own: bool,
+    /// Causeway's own, and of no interest if it fails. A Sync of its own follows it.
+    pub quiet: bool,
     /// What the sender wants to be told by when it has succeeded.
     pub tag: Option<u32>,
 }
@@ -65,6 +67,17 @@ pub enum Event {
     Parameter(Box<[u8]>, Box<[u8]>),
     /// A NotificationResponse went to the client.
     Notified,
+}
+
+/// What the client sees of one of the statements of a simple query to which Causeway has added some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// All of its answer.
+    Shown,
+    /// Nothing.
+    Hidden,
+    /// These bytes.
+    Said(&'static [u8]),
 }
 
 /// A part of what the client shall see.
@@ -136,6 +149,7 @@ pub struct Responses {
     /// Whether the last CommandComplete said ROLLBACK.
     rolled_back: bool,
     failed: bool,
+    completed: usize,
     rows_shown: bool,
     stale_plan: bool,
     last_error: Option<ErrorReport>,
@@ -144,6 +158,12 @@ pub struct Responses {
     overdue: Arc<AtomicBool>,
     /// What the client sees in place of the message being scanned.
     replaced: Option<&'static [u8]>,
+    /// The answers to the statements of the client's query, in order, if it was added to.
+    veil: VecDeque<Completion>,
+    /// A preparation of Causeway's own has failed and answered the client's query, which still runs.
+    answered: bool,
+    /// Where in the input the process ids of notifications are.
+    notifiers: SmallVec<[usize; 1]>,
 }
 
 impl Default for Responses {
@@ -162,12 +182,16 @@ impl Default for Responses {
             hidden: false,
             rolled_back: false,
             failed: false,
+            completed: 0,
             rows_shown: false,
             stale_plan: false,
             last_error: None,
             own_failure: None,
             overdue: Arc::default(),
             replaced: None,
+            veil: VecDeque::new(),
+            answered: false,
+            notifiers: SmallVec::new(),
         }
     }
 }
@@ -195,21 +219,34 @@ impl Responses {
         self.hidden = false;
         self.rolled_back = false;
         self.failed = false;
+        self.completed = 0;
         self.rows_shown = false;
         self.stale_plan = false;
         self.last_error = None;
         self.own_failure = None;
+        self.veil.clear();
+        self.answered = false;
         self.events.clear();
+    }
+
+    /// The client's simple query of this exchange is sent with statements of Causeway's own in it.
+    pub fn expect_veiled(&mut self, completions: impl IntoIterator<Item = Completion>) {
+        self.veil.extend(completions);
     }
 
     /// Notes that a message of the client's was sent.
     pub fn expect(&mut self, sent: Sent, tag: Option<u32>) {
-        self.push(Expect { sent, own: false, tag });
+        self.push(Expect { sent, own: false, quiet: false, tag });
     }
 
     /// Notes that a message of Causeway's own was sent: the client sees nothing of its answer.
     pub fn expect_own(&mut self, sent: Sent, tag: Option<u32>) {
-        self.push(Expect { sent, own: true, tag });
+        self.push(Expect { sent, own: true, quiet: false, tag });
+    }
+
+    /// The same, and nobody needs to know if it failed: a Sync of Causeway's own comes next.
+    pub fn expect_quiet(&mut self, sent: Sent) {
+        self.push(Expect { sent, own: true, quiet: true, tag: None });
     }
 
     fn push(&mut self, expect: Expect) {
@@ -280,6 +317,12 @@ impl Responses {
         self.failed
     }
 
+    /// How many statements of the client's own completed in this exchange.
+    #[must_use]
+    pub fn completed(&self) -> usize {
+        self.completed
+    }
+
     /// Whether the client has seen the beginning of a message whose end has not come.
     #[must_use]
     pub fn is_torn(&self) -> bool {
@@ -316,6 +359,13 @@ impl Responses {
         self.events.drain(..)
     }
 
+    /// Where in the input, up to what is scanned, the process ids of notifications are that the client
+    /// shall see: of four bytes each.
+    #[must_use]
+    pub fn notifiers(&self) -> &[usize] {
+        &self.notifiers
+    }
+
     /// What the client shall see of the input scanned so far.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
@@ -326,6 +376,7 @@ impl Responses {
     /// input are done with.
     pub fn flushed(&mut self) -> usize {
         self.pieces.clear();
+        self.notifiers.clear();
         std::mem::take(&mut self.scanned)
     }
 
@@ -366,16 +417,20 @@ impl Responses {
             }
             let body_end = self.scanned + header.length.min(here);
             let body = &input[self.scanned + HEADER..body_end];
-            let front = self.expects.front().map(|expect| (expect.own, expect.sent));
-            let own = front.is_some_and(|(own, _)| own);
+            let front = self.expects.front();
+            let own = front.is_some_and(|expect| expect.own);
+            let in_query = front.is_some_and(|expect| !expect.own && expect.sent == Sent::Query);
             // A preparation of Causeway's own that fails answers the client's Bind.
             let own_shown = header.kind == b'A'
-                || header.kind == b'E' && !matches!(front, Some((_, Sent::Query)));
+                || header.kind == b'E'
+                    && !front.is_some_and(|expect| expect.quiet || expect.sent == Sent::Query);
+            let unseen = self.answered && matches!(header.kind, b'T' | b'D' | b'C' | b'E');
             let stop = self.on_message(header.kind, body, own, &refusals)?;
             if matches!(stop, Some(Progress::Refused | Progress::Fatal)) {
                 return Ok(stop.unwrap_or(Progress::More));
             }
-            let shown = !self.hidden && (!own || own_shown);
+            let veiled = !self.veil.is_empty() && in_query && self.is_veiled(header.kind);
+            let shown = !self.hidden && (!own || own_shown) && !veiled && !unseen;
             if let Some(instead) = self.replaced.take().filter(|_| shown) {
                 self.pass(header.length, false);
                 self.pieces.push(Piece::Own(instead));
@@ -388,6 +443,29 @@ impl Responses {
             if let Some(stop) = stop {
                 return Ok(stop);
             }
+        }
+    }
+
+    /// Whether this message is of a statement that the client does not see the answer of.
+    fn is_veiled(&mut self, kind: u8) -> bool {
+        let ends = matches!(kind, b'C' | b'I');
+        if kind == b'Z' {
+            self.veil.clear();
+            return false;
+        }
+        if !ends && !matches!(kind, b'T' | b'D') {
+            return false;
+        }
+        let next = if ends { self.veil.pop_front() } else { self.veil.front().copied() };
+        match next {
+            Some(Completion::Said(bytes)) => {
+                if ends && !self.hidden {
+                    self.pieces.push(Piece::Own(bytes));
+                }
+                true
+            }
+            Some(Completion::Hidden) => true,
+            Some(Completion::Shown) | None => false,
         }
     }
 
@@ -435,13 +513,16 @@ impl Responses {
             }
             b'C' | b'I' | b's' => {
                 self.committed |= !own;
+                let added = matches!(self.veil.front(), Some(Completion::Hidden));
+                self.completed += usize::from(!own && !added);
                 if kind == b'C' && !own {
                     self.rolled_back = body.starts_with(b"ROLLBACK");
                 }
-                self.in_copy = false;
                 self.complete_execute();
+                self.in_copy = false;
             }
             b'T' | b'n' => {
+                self.drop_copy_end();
                 if matches!(self.expects.front(), Some(Expect { sent: Sent::Describe, .. })) {
                     self.expects.pop_front();
                 }
@@ -454,7 +535,10 @@ impl Responses {
                     self.events.push(Event::Parameter(name.into(), value.into()));
                 }
             }
-            b'A' => self.events.push(Event::Notified),
+            b'A' => {
+                self.notifiers.push(self.scanned + HEADER);
+                self.events.push(Event::Notified);
+            }
             b'G' => {
                 self.committed = true;
                 self.in_copy = true;
@@ -475,6 +559,10 @@ impl Responses {
     }
 
     fn complete_execute(&mut self) {
+        if !self.in_copy {
+            // A CopyDone that came when no COPY was under way: PostgreSQL ignores it.
+            self.drop_copy_end();
+        }
         if let Some(Expect { sent: Sent::Execute, tag, .. }) = self.expects.front() {
             self.events.extend(tag.map(Event::Done));
             self.expects.pop_front();
@@ -540,6 +628,10 @@ impl Responses {
             self.replaced = Some(&STATEMENT_TIMEOUT);
         }
         self.in_copy = false;
+        if self.expects.front().is_some_and(|expect| expect.quiet) {
+            self.skip_to_sync();
+            return None;
+        }
         let in_query = match self.expects.front() {
             Some(Expect { sent: Sent::Query | Sent::FunctionCall, own, .. }) => {
                 if *own {
@@ -556,15 +648,22 @@ impl Responses {
             self.failed = true;
         }
         if !in_query {
-            while let Some(expect) = self.expects.front() {
-                if matches!(expect.sent, Sent::Sync) {
-                    return None;
-                }
-                self.expects.pop_front();
-            }
-            self.skipping = true;
+            self.skip_to_sync();
+            let query = |expect: &Expect| !expect.own && expect.sent == Sent::Query;
+            self.answered |= own && self.expects.iter().any(query);
         }
         None
+    }
+
+    /// What was sent up to the next Sync is dropped by the server.
+    fn skip_to_sync(&mut self) {
+        while let Some(expect) = self.expects.front() {
+            if matches!(expect.sent, Sent::Sync) {
+                return;
+            }
+            self.expects.pop_front();
+        }
+        self.skipping = true;
     }
 
     fn on_ready(&mut self, status: u8) -> Result<Option<Progress>, ResponseError> {
@@ -656,6 +755,55 @@ mod tests {
         let mut responses = pipeline(&[Sent::Query]);
         assert_eq!(shown(&mut responses, &answers("TDDCZ")), ("TDDCZ".into(), Progress::Ready));
         assert!(responses.is_quiet() && responses.committed() && responses.rows_shown());
+    }
+
+    #[test]
+    fn statements_that_were_added_are_not_seen() {
+        let mut responses = pipeline(&[Sent::Query]);
+        responses.expect_veiled([Completion::Shown, Completion::Hidden, Completion::Said(b"x")]);
+        let input = answers("TDCTDCDCSZ");
+        assert_eq!(shown(&mut responses, &input), ("TDC*SZ".into(), Progress::Ready));
+        responses.begin();
+        responses.expect(Sent::Query, None);
+        assert_eq!(shown(&mut responses, &answers("TDCZ")), ("TDCZ".into(), Progress::Ready));
+    }
+
+    #[test]
+    fn an_error_among_added_statements_is_seen() {
+        let mut responses = pipeline(&[Sent::Query]);
+        responses.expect_veiled([Completion::Hidden, Completion::Shown]);
+        assert_eq!(shown(&mut responses, &answers("CEZ")), ("EZ".into(), Progress::Ready));
+    }
+
+    #[test]
+    fn what_may_fail_quietly_is_not_seen_to_fail() {
+        let mut responses = Responses::default();
+        responses.expect_quiet(Sent::Parse);
+        responses.expect_own(Sent::Sync, None);
+        responses.expect(Sent::Query, None);
+        assert_eq!(shown(&mut responses, &answers("EZTCZ")), ("TCZ".into(), Progress::Ready));
+        assert!(!responses.failed());
+    }
+
+    #[test]
+    fn one_error_answers_a_query_whose_statement_cannot_be_lent() {
+        let mut responses = Responses::default();
+        responses.expect_own(Sent::Parse, None);
+        responses.expect_own(Sent::Sync, None);
+        responses.expect(Sent::Query, None);
+        assert_eq!(shown(&mut responses, &answers("EZEZ")), ("EZ".into(), Progress::Ready));
+        assert!(responses.failed());
+    }
+
+    #[test]
+    fn the_process_ids_of_notifications_are_found() {
+        let mut responses = pipeline(&[Sent::Query]);
+        let input = [answers("C"), message(b'A', b"\0\0\0\x07c\0p\0"), answers("Z")].concat();
+        responses.scan(&input, |_| false).unwrap();
+        let [at] = responses.notifiers() else { panic!("one notification") };
+        assert_eq!(input[*at..*at + 4], [0, 0, 0, 7]);
+        responses.flushed();
+        assert!(responses.notifiers().is_empty());
     }
 
     #[test]

@@ -67,12 +67,39 @@ pub fn parse(out: &mut BytesMut, name: &[u8], text: &[u8], parameter_types: &[u8
     });
 }
 
+/// Parse, Bind, Execute and Close of a statement without parameters, under a name for both the
+/// statement and the portal. Both are closed again, and before, for an error may have left them.
+pub fn run(out: &mut BytesMut, name: &[u8], text: &[u8]) {
+    close_statement(out, name);
+    parse(out, name, text, &[0, 0]);
+    message(out, b'B', |body| {
+        cstr(body, name);
+        cstr(body, name);
+        body.put_slice(&[0; 6]);
+    });
+    message(out, b'E', |body| {
+        cstr(body, name);
+        body.put_u32(0);
+    });
+    for kind in *b"PS" {
+        message(out, b'C', |body| {
+            body.put_u8(kind);
+            cstr(body, name);
+        });
+    }
+}
+
 /// `Close` of a prepared statement.
 pub fn close_statement(out: &mut BytesMut, name: &[u8]) {
     message(out, b'C', |body| {
         body.put_u8(b'S');
         cstr(body, name);
     });
+}
+
+/// `Flush`.
+pub fn flush(out: &mut BytesMut) {
+    out.put_slice(&[b'H', 0, 0, 0, 4]);
 }
 
 /// `Sync`.

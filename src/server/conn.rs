@@ -4,9 +4,10 @@
 //! were laid and the statements that were prepared. It belongs to exactly one place at a time: a
 //! pool's idle list or a lease.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -16,7 +17,8 @@ use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 
 use super::connect::Reported;
-use super::laid::Laid;
+use super::laid::{Laid, is_misplaced};
+use super::peers::Peers;
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::net::Stream;
@@ -36,6 +38,7 @@ pub struct Identity {
     pub secret_key: Bytes,
     /// What it runs is being cancelled because it took too long.
     pub overdue: Arc<AtomicBool>,
+    session: AtomicI32,
     cancels: AtomicU32,
     cancelled: Notify,
 }
@@ -50,9 +53,21 @@ impl Identity {
             process_id,
             secret_key,
             overdue: Arc::default(),
+            session: AtomicI32::new(0),
             cancels: AtomicU32::new(0),
             cancelled: Notify::new(),
         }
+    }
+
+    /// The server serves this session from now on, by the process id that its client was told.
+    pub fn serve(&self, session: i32) {
+        self.session.store(session, Ordering::Relaxed);
+    }
+
+    /// The session that it serves or served last; 0 for none.
+    #[must_use]
+    pub fn session(&self) -> i32 {
+        self.session.load(Ordering::Relaxed)
     }
 
     /// A cancel request is about to be sent: until [`cancel_delivered`](Self::cancel_delivered) the
@@ -114,6 +129,11 @@ impl PreparedHere {
         self.last_used.remove(&number);
     }
 
+    /// Forgets all statements, and tells their numbers.
+    pub fn take(&mut self) -> Vec<u64> {
+        self.last_used.drain().map(|(number, _)| number).collect()
+    }
+
     /// All statements are gone.
     pub fn clear(&mut self) {
         self.last_used.clear();
@@ -126,6 +146,36 @@ impl PreparedHere {
             return None;
         }
         self.last_used.iter().min_by_key(|(_, used)| **used).map(|(number, _)| *number)
+    }
+}
+
+/// Whose values the sequence functions of a server would give.
+#[derive(Debug)]
+pub enum Sequences {
+    /// Nobody's.
+    Clean,
+    /// Those of the session with this mark, and no other's.
+    Of(Weak<()>),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Sequences {
+    /// Whether they are those of the session with this mark.
+    #[must_use]
+    pub fn are_of(&self, mark: &Arc<()>) -> bool {
+        matches!(self, Self::Of(owner) if owner.as_ptr() == Arc::as_ptr(mark))
+    }
+
+    /// Whether another session than the one with this mark may still ask for them.
+    #[must_use]
+    pub fn are_reserved(&self, mark: Option<&Arc<()>>) -> bool {
+        match self {
+            Self::Of(owner) => {
+                owner.strong_count() > 0 && !mark.is_some_and(|mark| self.are_of(mark))
+            }
+            Self::Clean | Self::Unknown => false,
+        }
     }
 }
 
@@ -156,11 +206,17 @@ pub struct ServerConn {
     pub prepared: PreparedHere,
     /// The session that it last served, by the process id that its client was given; 0 for none.
     pub served: i32,
-    /// Names of the client's own that were lent to the server and must be closed before its next
-    /// request.
-    pub strays: Vec<Bytes>,
+    /// Statements that are on the server under names of the session that it last served, by their
+    /// numbers; 0 if it is not known whether one is there. They are closed before it serves another.
+    pub lent: FxHashMap<Bytes, u64>,
+    /// Whose values its sequence functions (currval, lastval) would give.
+    pub sequences: Sequences,
+    /// Custom settings that exist on it, if only empty: they never go away again.
+    pub customs: BTreeSet<Box<str>>,
     /// Hash of the text in the unnamed statement, as far as known.
     pub unnamed: Option<u64>,
+    /// Where the processes behind notifications are looked up.
+    pub peers: Option<Arc<Peers>>,
     /// What it reported when it was opened (ParameterStatus), until somebody takes note of it.
     pub greeting: Option<Vec<Reported>>,
     /// What it is, is no longer known: it must be closed and not used again.
@@ -185,10 +241,37 @@ impl ServerConn {
             applied: Laid::default(),
             prepared: PreparedHere::default(),
             served: 0,
-            strays: Vec::new(),
+            lent: FxHashMap::default(),
+            sequences: Sequences::Clean,
+            customs: BTreeSet::new(),
             unnamed: None,
+            peers: None,
             greeting: None,
             spoiled: false,
+        }
+    }
+
+    /// Puts the sender's session in the place of the sender's process, at the head of a notification.
+    pub fn name_notifier(&self, process_id: &mut [u8]) {
+        if let Some(peers) = &self.peers
+            && let Some(known) = process_id.first_chunk_mut()
+            && let Some(session) = peers.session_of(self.identity.node, i32::from_be_bytes(*known))
+        {
+            *known = session.to_be_bytes();
+        }
+    }
+
+    /// Takes note of settings that have been laid.
+    pub fn set_applied(&mut self, laid: &Laid) {
+        if self.applied != *laid {
+            self.applied = laid.clone();
+            for (name, _) in laid.iter().filter(|(name, _)| name.contains('.')) {
+                if !self.customs.contains(name) {
+                    self.customs.insert(name.into());
+                    // It would be heard of by whoever loads the library here.
+                    self.spoiled |= is_misplaced(name);
+                }
+            }
         }
     }
 

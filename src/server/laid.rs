@@ -45,6 +45,18 @@ const QUOTED_LISTS: &[&str] = &[
     "unix_socket_directories",
 ];
 
+/// PL/pgSQL's own settings.
+const OF_PLPGSQL: &[&str] = &[
+    "check_asserts",
+    "extra_errors",
+    "extra_warnings",
+    "print_strict_params",
+    "variable_conflict",
+];
+
+/// Whose rights a session has, in the order in which they are taken.
+const RIGHTS: [&str; 2] = ["session_authorization", "role"];
+
 /// Settings under which every text means the same.
 const WITHOUT_MEANING: &[&str] = &[
     "application_name",
@@ -157,42 +169,73 @@ impl Laid {
     }
 
     /// Appends the statements that turn a server with `applied` into one with these settings, and
-    /// tells whether all of them are sure to succeed.
+    /// tells whether all of them are sure to succeed. What a session set before it took a role may
+    /// need the rights that it had then: whenever anything else changes, role and authorization are
+    /// given up first and taken again last.
     pub fn difference(&self, applied: &Self, out: &mut BytesMut) -> bool {
-        let mut sure = true;
-        let ours = &self.0.statements;
-        for name in applied.0.statements.keys().filter(|name| !ours.contains_key(*name)) {
-            match &**name {
-                "session_authorization" => out.put_slice(b"RESET SESSION AUTHORIZATION;"),
-                "role" => out.put_slice(b"RESET ROLE;"),
-                name => {
-                    out.put_slice(b"RESET ");
-                    put_name(out, name);
-                    out.put_u8(b';');
-                }
+        let (ours, theirs) = (&self.0.statements, &applied.0.statements);
+        let is_rights = |name: &str| RIGHTS.contains(&name);
+        let changed = |name: &str| ours.get(name) != theirs.get(name);
+        let others = ours.keys().chain(theirs.keys()).any(|name| !is_rights(name) && changed(name));
+        let rights = RIGHTS.iter().any(|name| changed(name));
+        if others || rights {
+            // The authorization goes first and takes the role with it.
+            if theirs.contains_key("session_authorization") {
+                out.put_slice(b"RESET SESSION AUTHORIZATION;");
+            } else if theirs.contains_key("role") {
+                out.put_slice(b"RESET ROLE;");
             }
         }
-        // The authorization first: setting it resets the role.
-        let (first, rest): (Vec<_>, Vec<_>) =
-            ours.iter().partition(|(name, _)| &***name == "session_authorization");
-        let replaced = first
-            .iter()
-            .any(|(name, statement)| applied.0.statements.get(*name) != Some(statement));
-        for (name, statement) in first.into_iter().chain(rest) {
-            let same = applied.0.statements.get(name) == Some(statement);
-            if same && !(replaced && &**name == "role") {
+        let mut sure = self.put_others(applied, out);
+        if others || rights {
+            for statement in RIGHTS.iter().filter_map(|name| ours.get(*name)) {
+                out.put_slice(statement);
+                out.put_slice(b"\n;");
+                sure = false;
+            }
+        }
+        sure
+    }
+
+    /// The same for all but role and authorization.
+    fn put_others(&self, applied: &Self, out: &mut BytesMut) -> bool {
+        let (ours, theirs) = (&self.0.statements, &applied.0.statements);
+        let mut sure = true;
+        let not_rights = |(name, _): &(&Box<str>, &Bytes)| !RIGHTS.contains(&&***name);
+        for (name, _) in theirs.iter().filter(not_rights) {
+            if !ours.contains_key(name) {
+                out.put_slice(b"RESET ");
+                put_name(out, name);
+                out.put_u8(b';');
+                sure &= !is_misplaced(name);
+            }
+        }
+        for (name, statement) in ours.iter().filter(not_rights) {
+            if theirs.get(name) == Some(statement) {
                 continue;
             }
-            if name.as_ref() == "datestyle" && applied.statement(name).is_some() {
+            if &**name == "datestyle" && theirs.contains_key(name) {
                 // A value may name only one of its two parts; the other must not be a leftover.
                 out.put_slice(b"RESET \"datestyle\";");
             }
             out.put_slice(statement);
             out.put_slice(b"\n;");
-            sure &= SURE.contains(&&**name) || name.contains('.');
+            sure &= is_sure(name);
         }
         sure
     }
+}
+
+/// Whether a SET that succeeded once is sure to on any server.
+fn is_sure(name: &str) -> bool {
+    SURE.contains(&name) || name.contains('.') && !is_misplaced(name)
+}
+
+/// Whether a custom setting is under the prefix of a library that some servers have loaded and is none
+/// of the library's: there it is refused, and where the library is loaded later it goes with a warning.
+#[must_use]
+pub fn is_misplaced(name: &str) -> bool {
+    name.strip_prefix("plpgsql.").is_some_and(|name| !OF_PLPGSQL.contains(&name))
 }
 
 /// A statement that sets `name` to the string `value`.
@@ -280,15 +323,35 @@ mod tests {
     }
 
     #[test]
-    fn the_authorization_comes_first_and_a_role_is_never_sure() {
+    fn the_authorization_comes_before_the_role_and_neither_is_ever_sure() {
         let empty = Laid::default();
         let to = empty.with_value("session_authorization", "x").with_value("role", "y");
         let (text, sure) = difference(&empty, &to);
         assert_eq!(text, "SET SESSION AUTHORIZATION 'x'\n;SET ROLE 'y'\n;");
         assert!(!sure);
         let other = empty.with_value("session_authorization", "z").with_value("role", "y");
-        assert_eq!(difference(&to, &other).0, "SET SESSION AUTHORIZATION 'z'\n;SET ROLE 'y'\n;");
-        assert_eq!(difference(&to, &empty).0, "RESET ROLE;RESET SESSION AUTHORIZATION;");
+        assert_eq!(
+            difference(&to, &other).0,
+            "RESET SESSION AUTHORIZATION;SET SESSION AUTHORIZATION 'z'\n;SET ROLE 'y'\n;"
+        );
+        assert_eq!(difference(&to, &empty).0, "RESET SESSION AUTHORIZATION;");
+        let role = empty.with_value("role", "y");
+        assert_eq!(difference(&role, &empty).0, "RESET ROLE;");
+        assert_eq!(difference(&to, &to).0, "");
+    }
+
+    #[test]
+    fn what_needs_the_rights_of_the_login_is_set_with_them() {
+        let role = Laid::default().with_value("role", "x");
+        let more = role.with_value("a.b", "1");
+        assert_eq!(
+            difference(&role, &more),
+            ("RESET ROLE;SET \"a\".\"b\" TO '1'\n;SET ROLE 'x'\n;".into(), false)
+        );
+        assert_eq!(
+            difference(&more, &role),
+            ("RESET ROLE;RESET \"a\".\"b\";SET ROLE 'x'\n;".into(), false)
+        );
     }
 
     #[test]

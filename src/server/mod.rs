@@ -7,7 +7,9 @@ pub mod cancel;
 pub mod conn;
 pub mod connect;
 pub mod laid;
+pub mod peers;
 
 pub use conn::{Identity, ServerConn};
 pub use connect::{ConnectError, Established, ServerLogin, connect};
 pub use laid::Laid;
+pub use peers::Peers;

@@ -1,6 +1,7 @@
 //! Getting a server for a decision: which node, and a lease from its pool.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -11,14 +12,20 @@ use super::metrics::Freshness;
 use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{NodeId, NodeView};
 use crate::config::settings::Consistency;
-use crate::pool::{Lease, LeaseError};
+use crate::pool::{Lease, LeaseError, Pool};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::server::ConnectError;
+use crate::server::{ConnectError, Identity};
 
 /// SQLSTATEs with which a node says that it cannot serve anybody now: it starts, stops, or has no
 /// place left.
 const NOT_NOW: &[&str] = &["57P01", "57P02", "57P03", "53300"];
+
+/// How long a session that moves sequences waits for the server where it did before.
+const HOME_WAIT: Duration = Duration::from_millis(10);
+
+/// How often a busy server is looked for that has what is asked for.
+const HOME_POLL: Duration = Duration::from_millis(2);
 
 impl Session {
     /// Leases a server for the decision, unless the session has one. The decision's reason becomes
@@ -58,6 +65,7 @@ impl Session {
                 }
                 Ok(lease) => {
                     self.entry.slot.served(&lease.identity);
+                    lease.identity.serve(self.entry.process_id);
                     self.lease = Some(lease);
                     self.on_replica = on_replica;
                     self.count_served(node, on_replica);
@@ -69,7 +77,7 @@ impl Session {
                 }
                 Err(Failure::NoPrimary) if Instant::now() < deadline => {
                     if !on_replica {
-                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                        tokio::time::sleep(Duration::from_millis(20)).await;
                     }
                     failed.push(node);
                 }
@@ -214,13 +222,23 @@ impl Session {
             let topology = self.shared.cluster.load();
             (topology.node(node).epoch, self.account.pool(node, &topology))
         };
-        if let Some(lease) = pool.lease_own(self.worker, epoch) {
+        let home = self.machine.sequences_at().filter(|home| home.node == node);
+        let wish = self.machine.wish(home.as_ref());
+        if wish.is_none()
+            && let Some(lease) = pool.lease_own(self.worker, epoch)
+        {
             return Ok(lease);
         }
         self.entry.slot.waits();
         let leased = tokio::select! {
             biased;
-            leased = pool.lease(self.worker, epoch) => leased,
+            leased = async {
+                if let Some(home) = &home {
+                    let reads = self.machine.reads_sequence();
+                    await_idle(&pool, home, if reads { pool.bounds().wait } else { HOME_WAIT }).await;
+                }
+                pool.lease(self.worker, epoch, &wish).await
+            } => leased,
             () = self.entry.slot.cancelled.notified() => return Err(Failure::Cancelled),
         };
         match leased {
@@ -249,5 +267,15 @@ impl Session {
                 Err(Failure::NoPrimary)
             }
         }
+    }
+}
+
+/// Waits for one server to come back: what is asked for is on no other, or another would have to be
+/// taken from a session that may ask there. Whoever has it soon gives it back, or it is gone.
+async fn await_idle(pool: &Pool, server: &Arc<Identity>, wait: Duration) {
+    let deadline = Instant::now() + wait;
+    // Nobody else knows of a server that is closed.
+    while Arc::strong_count(server) > 1 && !pool.has_idle(server) && Instant::now() < deadline {
+        tokio::time::sleep(HOME_POLL).await;
     }
 }

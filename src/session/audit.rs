@@ -64,9 +64,11 @@ pub enum AuditError {
 /// What is asked, beside what is always asked.
 #[derive(Debug, Default)]
 pub struct Suspicion {
-    /// Custom settings (`app.user`) that may be set: `pg_settings` hides them, so they are asked
-    /// for by name.
+    /// Custom settings (`app.user`) that the session's texts name: `pg_settings` hides them, so they
+    /// are asked for by name.
     pub custom: BTreeSet<Box<str>>,
+    /// Those that functions name: whether one that is empty was set by the session nobody knows.
+    pub hidden: BTreeSet<Box<str>>,
     /// Code ran that may have set others, under names that nobody knows: the server is reset when
     /// it has answered, so that no other session ever sees them.
     pub opaque: bool,
@@ -75,7 +77,9 @@ pub struct Suspicion {
 impl Suspicion {
     fn question(&self) -> BytesMut {
         let mut question = BytesMut::from(QUESTION);
-        for name in &self.custom {
+        let asked = self.custom.iter().map(|name| (name, &b", true) IS NOT NULL"[..]));
+        let hidden = self.hidden.difference(&self.custom).map(|name| (name, &b", true) <> ''"[..]));
+        for (name, condition) in asked.chain(hidden) {
             let mut literal = BytesMut::new();
             put_literal(&mut literal, name);
             for part in [
@@ -85,7 +89,7 @@ impl Suspicion {
                 &literal,
                 b", true) WHERE pg_catalog.current_setting(",
                 &literal,
-                b", true) <> ''",
+                condition,
             ] {
                 question.extend_from_slice(part);
             }

@@ -3,15 +3,19 @@
 //! A statement is believed only when its answer has come, and a setting only when its transaction
 //! has ended well. What cannot be followed from outside is left to the audit.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::audit::{Findings, Suspicion, custom_names};
+use super::lend::executes_only;
 use super::machine::{After, Book, Machine, Phase, changes};
 use super::pins::{Pin, Pins};
+use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;
-use crate::sql;
 use crate::sql::statement::{Class, Lexis, SessionEffect, Statement, Transaction};
+use crate::sql::{self, Script};
 
 /// What stands in the place of a book that is done with.
 const DONE: u64 = 0;
@@ -40,9 +44,10 @@ impl Machine {
                 Book::Named(_, prepared) => server.prepared.insert(prepared.number),
                 Book::Here(number) => server.prepared.insert(number),
                 Book::Gone(number) => server.prepared.remove(number),
-                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) => {}
+                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) | Book::Lent(..) => {}
             }
         }
+        self.settle_lending(true, server);
         self.close_books(server);
     }
 
@@ -57,6 +62,7 @@ impl Machine {
             }
         }
         self.close_books(server);
+        self.settle_lending(server.responses.failed(), server);
         self.redefined |= server.responses.stale_plan();
         if let Some((script, text)) = self.running.take() {
             if !self.ascii_safe {
@@ -64,10 +70,10 @@ impl Machine {
             } else if server.responses.failed() && script.statements.len() == 1 {
                 self.suspect |= changes(&script);
             } else {
-                let alone = script.statements.len() == 1;
-                for statement in &script.statements {
-                    self.apply(statement, &text, alone, server);
-                }
+                self.apply_first(server.responses.completed(), &script, &text, server);
+                // What was set before and after a border between transactions, the server knows.
+                let border = |statement: &Statement| statement.transaction.is_some();
+                self.suspect |= script.statements.len() > 1 && script.statements.iter().any(border);
             }
         }
         let status = server.responses.status();
@@ -84,7 +90,7 @@ impl Machine {
         self.phase = Phase::Idle;
         self.portals.clear();
         self.settings.end_transaction(!ended_in_rollback(&server.responses));
-        server.applied = self.settings.committed().clone();
+        server.set_applied(self.settings.committed());
         if std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque) {
             After::Audit
         } else if self.pins.is_free() {
@@ -113,11 +119,21 @@ impl Machine {
                 kept.for_each(|pin| pins.add(pin));
                 self.pins = pins;
                 self.settings.replace(&found.laid);
-                server.applied = found.on_server;
+                server.set_applied(&found.laid);
+                server.set_applied(&found.on_server);
             }
             None => self.pins.add(Pin::Opaque),
         }
         if self.pins.is_free() { After::Release } else { After::Keep }
+    }
+
+    /// What was lent is at the server, or nobody knows.
+    fn settle_lending(&mut self, failed: bool, server: &mut ServerConn) {
+        for name in self.lending.drain(..) {
+            if failed {
+                server.lent.insert(name, 0);
+            }
+        }
     }
 
     /// The server is gone inside a transaction or between requests of a pinned session.
@@ -126,6 +142,7 @@ impl Machine {
         self.pending.clear();
         self.portals.clear();
         self.running = None;
+        self.lending.clear();
         self.suspect = false;
         self.settings.end_transaction(false);
         let session_mode = self.pins.has(Pin::SessionMode);
@@ -134,6 +151,17 @@ impl Machine {
             self.pins.add(Pin::SessionMode);
         }
         self.phase = if in_transaction { Phase::Lost { untold: None } } else { Phase::Idle };
+    }
+
+    /// A setting could not be laid, or not be taken away. True if that is for its prefix, which a library
+    /// has taken on that server: the session goes on without it.
+    pub fn on_setting_refused(&mut self, report: &ErrorReport) -> bool {
+        let name = report.message.split('"').nth(1).unwrap_or_default();
+        let gone = report.sqlstate == "42602" && name.contains('.');
+        if gone {
+            self.settings.forget(&name.to_owned());
+        }
+        gone
     }
 
     /// What a server said while nothing was asked of it.
@@ -153,17 +181,32 @@ impl Machine {
                 server.prepared.insert(prepared.number);
                 self.statements.insert(name, prepared);
             }
+            Book::Lent(name, prepared) => self.statements.insert(name, prepared),
             Book::Here(number) => server.prepared.insert(number),
             Book::Gone(number) => server.prepared.remove(number),
             Book::Closed(name) => {
                 self.statements.remove(&name);
             }
-            Book::Executed(script, text) => {
-                let alone = script.statements.len() == 1;
-                for statement in &script.statements {
-                    self.apply(statement, &text, alone, server);
-                }
-            }
+            Book::Executed(script, text) => self.apply_first(1, &script, &text, server),
+        }
+    }
+
+    /// So many of a script's statements have run.
+    fn apply_first(
+        &mut self,
+        count: usize,
+        script: &Arc<Script>,
+        text: &Bytes,
+        server: &mut ServerConn,
+    ) {
+        if let [only] = &script.statements[..] {
+            return self.apply(only, script, text, server);
+        }
+        let ranges = sql::split(text, self.lexis);
+        for (number, statement) in script.statements.iter().enumerate().take(count) {
+            let part = ranges.get(number).filter(|_| ranges.len() == script.statements.len());
+            let part = part.map_or_else(Bytes::new, |range| text.slice(range.clone()));
+            self.apply(statement, script, &part, server);
         }
     }
 
@@ -171,8 +214,8 @@ impl Machine {
     pub(super) fn apply(
         &mut self,
         statement: &Statement,
+        script: &Arc<Script>,
         text: &Bytes,
-        alone: bool,
         server: &mut ServerConn,
     ) {
         if let Some(transaction) = &statement.transaction {
@@ -193,45 +236,115 @@ impl Machine {
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
         self.suspicion.opaque |= statement.class == Class::Procedure;
         for effect in &statement.session {
-            match effect {
-                SessionEffect::Set { local: true, .. }
-                | SessionEffect::SequenceAdvance
-                | SessionEffect::DiscardPlans => {}
-                SessionEffect::Set { name, to_default: false, .. }
-                    if alone && means_the_same_elsewhere(name, text) =>
-                {
-                    self.settings.set(name, text.clone());
-                }
-                SessionEffect::DiscardAll | SessionEffect::DeallocateAll => {
-                    self.statements.clear();
-                    server.prepared.clear();
-                    for book in self.books.iter_mut().filter(|b| matches!(b, Book::Gone(_))) {
-                        *book = Book::Unnamed(DONE);
-                    }
-                    server.unnamed = None;
-                    self.suspect = true;
+            self.apply_effect(effect, statement, script, text, server);
+        }
+    }
+
+    fn apply_effect(
+        &mut self,
+        effect: &SessionEffect,
+        statement: &Statement,
+        script: &Arc<Script>,
+        text: &Bytes,
+        server: &mut ServerConn,
+    ) {
+        match effect {
+            SessionEffect::Set { name, local: true, .. } => self.settings.touch(name),
+            SessionEffect::Set { name, .. } if name.starts_with("transaction_") => {}
+            SessionEffect::Reset(name) | SessionEffect::Set { name, to_default: true, .. } => {
+                self.settings.reset(name);
+            }
+            SessionEffect::Set { name, .. } if means_the_same_elsewhere(name, text) => {
+                self.settings.set(name, text.clone());
+            }
+            SessionEffect::Set { name, .. } => {
+                self.settings.touch(name);
+                self.suspect = true;
+            }
+            SessionEffect::ResetAll => self.settings.reset_all(),
+            SessionEffect::DiscardAll | SessionEffect::DeallocateAll => {
+                self.forget_statements(server);
+                if *effect == SessionEffect::DiscardAll {
+                    self.settings.discard();
                     self.pins.remove(Pin::Sequence);
+                    self.forget_sequences(server);
                 }
-                SessionEffect::SetConfig => {
-                    custom_names(text, &mut self.suspicion.custom);
-                    self.suspect = true;
-                }
-                SessionEffect::Set { name, .. } => {
-                    if name.contains('.') {
-                        self.suspicion.custom.insert(name.clone());
-                    }
-                    self.suspect = true;
-                }
-                SessionEffect::DiscardSequences => self.pins.remove(Pin::Sequence),
-                SessionEffect::Load => self.pins.add(Pin::Load),
-                SessionEffect::SequenceRead => self.pins.add(Pin::Sequence),
-                SessionEffect::Deallocate(name) => {
-                    self.statements.remove(name.as_bytes());
-                    self.suspect = true;
+                self.suspect |= !self.pins.is_free();
+            }
+            SessionEffect::DiscardSequences => {
+                self.pins.remove(Pin::Sequence);
+                self.forget_sequences(server);
+            }
+            SessionEffect::SetConfig => {
+                custom_names(text, &mut self.suspicion.custom);
+                self.suspect = true;
+            }
+            SessionEffect::Load => self.pins.add(Pin::Load),
+            SessionEffect::SequenceRead => self.pins.add(Pin::Sequence),
+            SessionEffect::Prepare(name) => self.prepare(name, statement, script, text, server),
+            SessionEffect::Deallocate(name) => {
+                self.statements.remove(name.as_bytes());
+                server.lent.remove(name.as_bytes());
+                self.suspect |= self.pins.has(Pin::Prepared);
+            }
+            SessionEffect::Execute(name) => match self.statements.get(name.as_bytes()).cloned() {
+                Some(prepared) if executes_only(statement).is_some() => {
+                    self.apply_first(1, &prepared.script, &prepared.text, server);
                 }
                 _ => self.suspect = true,
-            }
+            },
+            // These end with the transaction, or what they end is no cause of a pin now.
+            SessionEffect::SequenceAdvance
+            | SessionEffect::DiscardPlans
+            | SessionEffect::Constraints
+            | SessionEffect::Declare { hold: false } => {}
+            SessionEffect::CloseCursor => self.suspect |= self.pins.has(Pin::HoldCursor),
+            SessionEffect::Unlisten => self.suspect |= self.pins.has(Pin::Listen),
+            SessionEffect::AdvisoryUnlock => self.suspect |= self.pins.has(Pin::AdvisoryLock),
+            SessionEffect::DiscardTemp => self.suspect |= self.pins.has(Pin::TempTable),
+            SessionEffect::Declare { hold: true }
+            | SessionEffect::Listen
+            | SessionEffect::CreateTemp
+            | SessionEffect::AdvisoryLock
+            | SessionEffect::Opaque => self.suspect = true,
         }
+    }
+
+    /// All names are gone, the server's own for statements too.
+    fn forget_statements(&mut self, server: &mut ServerConn) {
+        self.statements.clear();
+        server.prepared.clear();
+        server.lent.clear();
+        for book in self.books.iter_mut().filter(|book| matches!(book, Book::Gone(_))) {
+            *book = Book::Unnamed(DONE);
+        }
+        server.unnamed = None;
+    }
+
+    /// SQL's PREPARE succeeded.
+    fn prepare(
+        &mut self,
+        name: &str,
+        statement: &Statement,
+        script: &Arc<Script>,
+        text: &Bytes,
+        server: &mut ServerConn,
+    ) {
+        let (Some(inner), false) = (&statement.inner, text.is_empty()) else {
+            self.suspect = true;
+            return;
+        };
+        let execution = Script {
+            statements: vec![(**inner).clone()],
+            hints: script.hints.clone(),
+            // Not that of the PREPARE, which goes elsewhere.
+            shape: !script.shape,
+            ..Script::default()
+        };
+        let name = Bytes::copy_from_slice(name.as_bytes());
+        let prepared = self.shared.intern_sql(text, &Arc::new(execution));
+        server.lent.insert(name.clone(), prepared.number);
+        self.statements.insert(name, prepared);
     }
 }
 

@@ -10,8 +10,9 @@ use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
 use super::judge::Judge;
+use super::lend::Amended;
 use super::machine::{Book, Machine, Phase, Portal, bind_fields, changes, parse_fields};
-use super::statements::{Prepared, put_server_name};
+use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
@@ -37,7 +38,7 @@ impl Machine {
         });
         server.responses.expect_own(Sent::Query, None);
         server.unnamed = None;
-        server.applied = self.settings.committed().clone();
+        server.set_applied(self.settings.committed());
         !sure
     }
 
@@ -56,29 +57,19 @@ impl Machine {
         write::query(&mut server.output, &text);
         server.responses.expect_own(Sent::Query, None);
         server.unnamed = None;
-        server.applied = committed;
+        server.set_applied(&committed);
         true
     }
 
     /// Writes what stands between the session and its request: a BEGIN that was held back, and the
     /// removal of names that must not stay.
     pub fn compose_prefix(&mut self, server: &mut ServerConn, session: i32) {
-        if !server.strays.is_empty() {
-            for name in std::mem::take(&mut server.strays) {
-                write::close_statement(&mut server.output, &name);
-                server.responses.expect_own(Sent::Close, None);
-            }
-            write::sync(&mut server.output);
-            server.responses.expect_own(Sent::Sync, None);
-        }
         if server.served != session {
-            if self.reads_sequence {
-                // Whatever sequence values it has are another session's.
-                write::query(&mut server.output, b"DISCARD SEQUENCES");
-                server.responses.expect_own(Sent::Query, None);
-                server.unnamed = None;
-            }
+            Self::evict(server);
             server.served = session;
+        }
+        if self.lists_statements && matches!(self.phase, Phase::Idle) {
+            self.lend_all(server);
         }
         if let Phase::Held { texts, .. } = &self.phase {
             server.unnamed = None;
@@ -99,9 +90,10 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
+        self.reclaim(request, server);
         self.lend_position(server);
         if request.end == End::Query {
-            self.compose_sql_execute(buffer, request.frames[0], server, judge);
+            return self.compose_query(buffer, request.frames[0], server, judge);
         }
         for frame in &request.frames {
             self.compose_frame(*frame, buffer, server, judge);
@@ -147,12 +139,16 @@ impl Machine {
             b'C' => return self.compose_close(bytes, body, server),
             b'E' => return self.compose_execute(bytes, body, server),
             b'Q' => {
+                self.mingle_sequences(server);
                 // PostgreSQL drops the unnamed statement at every simple query.
                 server.unnamed = None;
                 self.statements.unnamed.clear();
                 Some(Sent::Query)
             }
-            b'F' => Some(Sent::FunctionCall),
+            b'F' => {
+                self.mingle_sequences(server);
+                Some(Sent::FunctionCall)
+            }
             b'S' => Some(Sent::Sync),
             b'c' | b'f' => Some(Sent::CopyEnd),
             _ => None,
@@ -181,7 +177,15 @@ impl Machine {
                     self.ensure_unnamed(server);
                 }
                 self.note_portal(portal, prepared.as_deref(), name.is_empty());
-                if let Some(prepared) = prepared {
+                self.mingle_sequences(server);
+                if let Some(prepared) = &prepared
+                    && prepared.by == By::Sql
+                {
+                    self.lend(name, server);
+                }
+                if let Some(prepared) =
+                    prepared.filter(|one| server.lent.get(name) != Some(&one.number))
+                {
                     self.ensure_prepared(&prepared, server);
                     let mut renamed = bytes::BytesMut::new();
                     put_server_name(&mut renamed, prepared.number);
@@ -200,6 +204,7 @@ impl Machine {
                 server.responses.expect(Sent::Bind, None);
             }
             kind => {
+                self.mingle_sequences(server);
                 server.output.extend_from_slice(arrived);
                 match kind {
                     b'Q' => {
@@ -240,6 +245,7 @@ impl Machine {
             return pass(bytes, Sent::Parse, server);
         };
         let script = self.script_of(frame, text, judge);
+        self.lend_names(&script, server);
         let meaning = self.settings.current().meaning();
         if name.is_empty() {
             self.statements.unnamed.set(text, types, meaning, script);
@@ -251,15 +257,21 @@ impl Machine {
         }
         if self.named(name).is_some() {
             // The name is taken. So that the server says so in its own words, it is taken there too.
-            write::parse(&mut server.output, name, b"", &[0, 0]);
-            server.responses.expect_own(Sent::Parse, None);
-            server.strays.push(Bytes::copy_from_slice(name));
+            self.lend(name, server);
             return pass(bytes, Sent::Parse, server);
         }
         let prepared = self.shared.intern(text, types, meaning, &script);
         let name = Bytes::copy_from_slice(name);
         self.pending.insert(name.clone(), Some(prepared.clone()));
         let number = prepared.number;
+        if self.lists_statements {
+            // The list shows it under its own name.
+            server.lent.insert(name.clone(), number);
+            self.lending.push(name.clone());
+            let tag = self.book(Book::Lent(name, prepared));
+            server.output.extend_from_slice(bytes);
+            return server.responses.expect(Sent::Parse, Some(tag));
+        }
         let tag = self.book(Book::Named(name, prepared));
         if server.prepared.touch(number) || self.is_pending_here(number, tag) {
             return server.responses.expect(Sent::Answer(PARSE_COMPLETE), Some(tag));
@@ -356,9 +368,22 @@ impl Machine {
             None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
         };
         if let Some(script) = script {
-            self.note_calls(&script, judge);
+            self.lend_names(&script, server);
+            let effective = self.effective(&script);
+            if self.note_calls(&effective, judge) {
+                self.note_names(name, rest);
+                self.lend_to_functions(server);
+            }
+            self.claim_sequences(&effective, true, server, judge);
         }
         let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
+        if prepared.by == By::Sql || prepared.parameters(self.lexis) != values_brought(rest) {
+            // The server's complaint will name the statement.
+            self.lend(name, server);
+        }
+        if server.lent.get(name) == Some(&prepared.number) {
+            return pass(bytes, Sent::Bind, server);
+        }
         self.ensure_prepared(&prepared, server);
         write::message(&mut server.output, b'B', |out| {
             out.extend_from_slice(portal);
@@ -391,6 +416,26 @@ impl Machine {
         }
     }
 
+    /// The values and the text of a Bind may name the custom settings that a function sets.
+    fn note_names(&mut self, name: &[u8], rest: &[u8]) {
+        let custom = &mut self.suspicion.custom;
+        custom_names(rest, custom);
+        match self
+            .pending
+            .get(name)
+            .cloned()
+            .flatten()
+            .or_else(|| self.statements.get(name).cloned())
+        {
+            Some(prepared) => custom_names(&prepared.text, custom),
+            None => {
+                if let Some((text, ..)) = self.statements.unnamed.get() {
+                    custom_names(text, custom);
+                }
+            }
+        }
+    }
+
     /// A parameter may name the setting that set_config() will set.
     fn note_parameters(&mut self, rest: &[u8]) {
         let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::SetConfig);
@@ -410,6 +455,13 @@ impl Machine {
             Some(b"") => self.ensure_unnamed(server),
             Some(name) => {
                 if let Some(prepared) = self.named(name) {
+                    if prepared.by == By::Sql {
+                        self.lend(name, server);
+                    }
+                    if server.lent.get(name) == Some(&prepared.number) {
+                        return pass(bytes, Sent::Describe, server);
+                    }
+                    self.lend_names(&prepared.script, server);
                     self.ensure_prepared(&prepared, server);
                     write::message(&mut server.output, b'D', |out| {
                         out.put_u8(b'S');
@@ -437,6 +489,10 @@ impl Machine {
             Some(name) if self.named(name).is_some() => {
                 // The server keeps it: other clients have prepared the same text.
                 let name = Bytes::copy_from_slice(name);
+                if server.lent.remove(&name).is_some() {
+                    write::close_statement(&mut server.output, &name);
+                    server.responses.expect_own(Sent::Close, None);
+                }
                 self.pending.insert(name.clone(), None);
                 let tag = self.book(Book::Closed(name));
                 return server.responses.expect(Sent::Answer(CLOSE_COMPLETE), Some(tag));
@@ -453,37 +509,16 @@ impl Machine {
             return pass(bytes, Sent::Execute, server);
         };
         let (script, text) = (script.clone(), text.clone());
-        if let [statement] = &script.statements[..] {
-            self.lend_names(&statement.session, server);
-        }
-        let tag = self.book(Book::Executed(script, text));
+        let tag = self.book(Book::Executed(script.clone(), text));
         server.output.extend_from_slice(bytes);
         server.responses.expect(Sent::Execute, Some(tag));
-    }
-
-    /// SQL's EXECUTE and DEALLOCATE may name a statement that the protocol prepared: makes it known
-    /// to the server under the client's name.
-    fn lend_names(&mut self, effects: &[SessionEffect], server: &mut ServerConn) {
-        if server.responses.status() == b'E' {
-            // Nothing runs in a failed transaction, and the Parse would be answered as well.
-            return;
-        }
-        for effect in effects {
-            let (name, stays) = match effect {
-                SessionEffect::Execute(name) => (name.as_bytes(), true),
-                SessionEffect::Deallocate(name) => (name.as_bytes(), false),
-                _ => continue,
-            };
-            let Some(prepared) = self.named(name) else { continue };
-            write::parse(&mut server.output, name, &prepared.text, &prepared.types);
-            server.responses.expect_own(Sent::Parse, None);
-            if stays {
-                server.strays.push(Bytes::copy_from_slice(name));
-            }
+        if let [statement] = &script.statements[..] {
+            self.restore(statement, server);
         }
     }
 
-    fn compose_sql_execute(
+    /// Writes a simple query, with what has to stand in it.
+    fn compose_query(
         &mut self,
         buffer: &[u8],
         frame: Frame,
@@ -493,18 +528,32 @@ impl Machine {
         let body = frame.body(buffer);
         let text = body.strip_suffix(b"\0").unwrap_or(body);
         let script = self.script_of(frame, text, judge);
-        if !changes(&script) {
-            return;
+        let effective = self.effective(&script);
+        self.claim_sequences(&effective, false, server, judge);
+        let amended = if (changes(&script) || self.opaque) && self.ascii_safe {
+            self.amend(text, &script, server)
+        } else {
+            None
+        };
+        // PostgreSQL drops the unnamed statement at every simple query.
+        server.unnamed = None;
+        self.statements.unnamed.clear();
+        match amended {
+            Some(Amended { text, completions }) => {
+                write::query(&mut server.output, &text);
+                server.responses.expect_veiled(completions);
+            }
+            None => server.output.extend_from_slice(frame.bytes(buffer)),
         }
-        let before = server.output.len();
-        for statement in &script.statements {
-            self.lend_names(&statement.session, server);
-        }
-        if server.output.len() > before {
-            write::sync(&mut server.output);
-            server.responses.expect_own(Sent::Sync, None);
-        }
+        server.responses.expect(Sent::Query, None);
     }
+}
+
+/// How many values a Bind brings; `rest` follows its two names.
+fn values_brought(rest: &[u8]) -> Option<u16> {
+    let (formats, rest) = rest.split_first_chunk()?;
+    let values = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?.first_chunk()?;
+    Some(u16::from_be_bytes(*values))
 }
 
 /// Writes a frame as it came.

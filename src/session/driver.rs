@@ -322,6 +322,7 @@ impl Session {
         self.lost_on.clear();
         loop {
             attempt += 1;
+            self.retire_servers();
             let served = match self.acquire(&mut decision).await {
                 Ok(node) => {
                     self.depart(node);
@@ -376,6 +377,9 @@ impl Session {
             if let Some(report) = server.responses.own_failure() {
                 let report = report.clone();
                 self.drop_lease();
+                if self.machine.on_setting_refused(&report) {
+                    return Err(Failure::ServerLost);
+                }
                 return Err(Failure::Setting(Box::new(report)));
             }
             self.machine.compose_prefix(server, self.entry.process_id);
@@ -429,15 +433,16 @@ impl Session {
 
     /// The server is ready: the machine keeps it or gives it back.
     async fn on_ready(&mut self, request: &Request) -> Result<(), Failure> {
-        if !std::mem::take(&mut self.client.streamed) {
-            self.client.input.advance(request.length);
-        }
         let Some(server) = self.lease.as_mut() else { return Ok(()) };
         if let Some(report) = server.responses.own_failure() {
             let report = report.clone();
             self.drop_lease();
+            self.machine.on_setting_refused(&report);
             self.machine.on_server_lost(false);
             return Err(Failure::SettingUnseen(Box::new(report)));
+        }
+        if !std::mem::take(&mut self.client.streamed) {
+            self.client.input.advance(request.length);
         }
         let after = match self.machine.on_ready(server, self.on_replica) {
             After::Audit => {
@@ -458,6 +463,7 @@ impl Session {
             }
             after => after,
         };
+        self.retire_servers();
         if self.machine.changed_catalog() {
             self.shared.catalogs.note_ddl(&self.account.database);
         }
@@ -466,6 +472,22 @@ impl Session {
             self.release().await;
         }
         Ok(())
+    }
+
+    /// Before and after a statement that no server of its database may see, or that changes what
+    /// servers begin with: closes those that are idle, and others as they come back.
+    fn retire_servers(&self) {
+        let Some(script) = self.machine.disturbing() else { return };
+        for statement in &script.statements {
+            let named = |name: &str| statement.identifiers.iter().any(|known| &**known == name);
+            match statement.verb {
+                "ALTER ROLE" | "ALTER USER" => self.shared.pools.retire(|_| true),
+                "CREATE DATABASE" => {
+                    self.shared.pools.retire(|name| name == "template1" || named(name));
+                }
+                _ => self.shared.pools.retire(named),
+            }
+        }
     }
 
     fn count_pins(&mut self) {
@@ -567,6 +589,13 @@ impl Session {
         if torn {
             return Failure::Client(SessionEnd::AnswerTorn);
         }
+        if let Some(report) = said.as_ref().filter(|report| {
+            report.sqlstate == PROTOCOL_VIOLATION
+                || self.machine.ends_servers(request, &self.client.input, &self.eyes)
+        }) {
+            // The client's own doing.
+            return Failure::Client(SessionEnd::Ended(Box::new(report.clone())));
+        }
         if pinned {
             return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));
         }
@@ -640,6 +669,9 @@ impl Session {
         Ok(self.client.flush().await?)
     }
 }
+
+/// What a server says last when a client has broken the protocol.
+const PROTOCOL_VIOLATION: &str = "08P01";
 
 /// What a replica says when replay had to end a statement: nothing about the statement itself.
 const RECOVERY_CONFLICT: &str = "40001";

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::judge::Judge;
 use super::options::Options;
+use super::sequences;
 use super::shared::{Rules, Shared};
 use super::study::Studied;
 use crate::catalog::Catalog;
 use crate::config::settings::TimeLimits;
 use crate::pool::Account;
-use crate::routing::Decision;
 use crate::routing::router::{Circumstances, SessionView};
+use crate::routing::{Decision, Reason};
 use crate::server::Laid;
 use crate::sql::Script;
 use crate::sql::statement::Lexis;
@@ -136,5 +137,15 @@ impl Judge for Eyes {
 
     fn decide(&self, script: &Arc<Script>) -> Decision {
         self.rules.router.decide_under(self.circumstances, script, &self.view())
+    }
+
+    fn custom_settings(&self) -> &[Box<str>] {
+        self.catalog.as_ref().map_or(&[], |catalog| catalog.custom_settings())
+    }
+
+    fn moves_sequence(&self, script: &Arc<Script>) -> bool {
+        let called = script.statements.iter().any(|statement| !statement.calls.is_empty());
+        let reason = if called { self.decide(script).reason } else { Reason::Read };
+        sequences::may_move(script, reason, self.catalog.as_deref())
     }
 }

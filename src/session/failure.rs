@@ -21,6 +21,9 @@ pub enum SessionEnd {
     /// The client sent something that is not a frame.
     #[error("the client broke the protocol")]
     Frame(#[from] FrameError),
+    /// The server ended the connection for what the client did, and said so.
+    #[error("the server ended the connection")]
+    Ended(#[source] Box<ErrorReport>),
     /// Causeway is shutting down.
     #[error("drained")]
     Drained,
@@ -50,8 +53,9 @@ impl SessionEnd {
     pub fn report(&self) -> Option<ErrorReport> {
         match self {
             Self::Terminated | Self::Client(_) | Self::AnswerTorn => None,
-            Self::Frame(error) => Some(error.report()),
+            Self::Frame(error) => error.report(),
             Self::Overdue(overdue) => Some(overdue.report()),
+            Self::Ended(said) => Some((**said).clone()),
             Self::Drained => Some(ErrorReport::fatal(
                 "57P01",
                 "terminating connection due to administrator command",

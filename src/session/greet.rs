@@ -20,7 +20,6 @@ use crate::protocol::response::Event;
 use crate::protocol::{ErrorReport, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::server::Laid;
 
 /// Why a client that proved who it is got no session.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +45,8 @@ impl Session {
         let Welcome { stream, buffer, user, database, parameters, protocol_minor, secret } =
             welcome;
         let mut client = ClientConn::new(stream, buffer);
-        let laid = match base_settings(&parameters) {
-            Ok(laid) => laid,
+        let start = match start_settings(&parameters) {
+            Ok(start) => start,
             Err(report) => return Err(refuse(client, report).await),
         };
         let rules = shared.rules.load_full();
@@ -56,7 +55,7 @@ impl Session {
         let account = shared.pools.account(&user, &database, secret, bounds);
         let entry = shared.registry.enter(protocol_minor);
         let machine = Machine::new(
-            SessionSettings::new(laid),
+            SessionSettings::new(start),
             shared.statements.clone(),
             rules.settings.pool.prepared_statements,
         );
@@ -91,7 +90,7 @@ impl Session {
     /// Refuses start-up options of Causeway's own that mean nothing, or speak of the future.
     async fn check_own_settings(&mut self) -> Result<(), ErrorReport> {
         loop {
-            match options::check_all(self.machine.settings.base(), self.machine.furthest) {
+            match options::check_all(self.machine.settings.floor(), self.machine.furthest) {
                 Ok(()) => return Ok(()),
                 Err(Fault::Refused(report)) => return Err(report),
                 Err(Fault::Unknown) => {
@@ -160,20 +159,16 @@ async fn refuse(mut client: ClientConn, report: ErrorReport) -> GreetError {
     }
 }
 
-/// The settings in a start-up packet: its parameters, and the switches in `options`. As in
+/// The settings in a start-up packet: the switches in `options`, then its parameters. As in
 /// PostgreSQL the parameters win, for they are read later.
-fn base_settings(parameters: &[(String, String)]) -> Result<Laid, ErrorReport> {
-    let mut laid = Laid::default();
+fn start_settings(
+    parameters: &[(String, String)],
+) -> Result<Vec<(Box<str>, Box<str>)>, ErrorReport> {
     let options = parameters.iter().find(|(name, _)| name == "options");
-    for (name, value) in switches(options.map_or("", |(_, value)| value))? {
-        laid = laid.with_value(&name, &value);
-    }
-    for (name, value) in parameters {
-        if name != "options" {
-            laid = laid.with_value(&name.to_ascii_lowercase(), value);
-        }
-    }
-    Ok(laid)
+    let mut start = switches(options.map_or("", |(_, value)| value))?;
+    let named = parameters.iter().filter(|(name, _)| name != "options");
+    start.extend(named.map(|(name, value)| (name.to_ascii_lowercase(), value.clone())));
+    Ok(start.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
 }
 
 /// `-c name=value`, `-cname=value` and `--name=value`, words split at white space that no backslash
@@ -219,6 +214,7 @@ fn switches(options: &str) -> Result<Vec<(String, String)>, ErrorReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Laid;
 
     #[test]
     fn switches_are_read_as_postgresql_reads_them() {
@@ -244,8 +240,9 @@ mod tests {
             ("TimeZone".to_owned(), "UTC".to_owned()),
             ("options".to_owned(), "-c timezone=CET -c a.b=1".to_owned()),
         ];
-        let laid = base_settings(&parameters).unwrap();
+        let settings = SessionSettings::new(start_settings(&parameters).unwrap());
         let expected = Laid::default().with_value("timezone", "UTC").with_value("a.b", "1");
-        assert_eq!(laid, expected);
+        assert_eq!(settings.committed(), &expected);
+        assert_eq!(settings.start_value("timezone"), Some("UTC"));
     }
 }

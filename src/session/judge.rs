@@ -14,6 +14,14 @@ pub trait Judge {
     /// Where a text with these facts goes, taken alone and outside of a transaction.
     fn decide(&self, script: &Arc<Script>) -> Decision;
 
+    /// Whether a text with these facts may move a sequence, so that currval and lastval change.
+    fn moves_sequence(&self, script: &Arc<Script>) -> bool;
+
+    /// Custom settings that the sources of the database's functions name.
+    fn custom_settings(&self) -> &[Box<str>] {
+        &[]
+    }
+
     /// Where a text with these facts goes inside of a transaction that is declared READ ONLY.
     fn decide_read_only(&self, script: &Arc<Script>) -> Decision {
         self.decide(script)

@@ -127,6 +127,15 @@ impl Machine {
         })
     }
 
+    /// Whether a request asks for the end of servers, perhaps its own.
+    pub fn ends_servers(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
+        let ends = |statement: &Statement| {
+            statement.calls.iter().any(|call| &*call.name.name == "pg_terminate_backend")
+        };
+        self.scripts(request, buffer, judge)
+            .is_some_and(|scripts| scripts.iter().flat_map(|script| &script.statements).any(ends))
+    }
+
     /// Whether something holds of every statement that a request runs, and all are known.
     pub(super) fn all(
         &self,

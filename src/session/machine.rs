@@ -7,27 +7,32 @@
 //! failed or rolled-back statement would have changed is not believed; a BEGIN that is held back has
 //! reached no server.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
-use super::audit::Suspicion;
+use super::audit::{Suspicion, custom_names};
 use super::judge::Judge;
+use super::lend::executes_only;
 use super::options::{self, Fault};
 use super::pins::{Pin, Pins};
+use super::sequences;
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
+use crate::catalog::builtin;
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, frame, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
+use crate::server::Identity;
 use crate::server::laid::statement_for;
 use crate::sql::Script;
 use crate::sql::statement::{
-    Class, Isolation, Lexis, Modes, SessionEffect, Statement, Transaction,
+    Call, Class, Isolation, Lexis, Modes, Name, SessionEffect, Statement, Transaction,
 };
 
 /// Where a session stands between requests.
@@ -94,8 +99,10 @@ pub enum After {
 pub(super) enum Book {
     /// Parse of the unnamed statement, prepared at the server under this hash.
     Unnamed(u64),
-    /// Parse under the client's name.
+    /// Parse of a text that is prepared at the server, known to the client by this name.
     Named(Bytes, Arc<Prepared>),
+    /// The same, prepared under the client's own name.
+    Lent(Bytes, Arc<Prepared>),
     /// The statement of this number is prepared at the server.
     Here(u64),
     /// Close of the client's name.
@@ -125,6 +132,12 @@ pub struct Machine {
     pub statements: Statements,
     pub(super) shared: Arc<Shared>,
     pub(super) pins: Pins,
+    /// Tells this session's sequence values from others'.
+    pub(super) mark: Option<Arc<()>>,
+    /// The server that has them.
+    pub(super) sequences_at: Weak<Identity>,
+    /// Names that the request under way lends to the server.
+    pub(super) lending: Vec<Bytes>,
     /// Something may have changed that only the server knows.
     pub(super) suspect: bool,
     /// What is to be asked about it.
@@ -156,9 +169,23 @@ pub struct Machine {
     pub(super) read_only_by_default: bool,
     /// The request under way asks for currval or lastval.
     pub(super) reads_sequence: bool,
+    /// The request under way calls what may do anything.
+    pub(super) opaque: bool,
+    /// The request under way may move a sequence.
+    pub(super) moves_sequence: bool,
+    /// Custom settings that the request under way asks for and the session does not have.
+    pub(super) absent: Vec<Box<str>>,
+    /// The request under way needs servers to be closed, or changes what they begin with.
+    pub(super) disturbing: Option<Arc<Script>>,
+    /// The request under way asks which statements are prepared.
+    pub(super) lists_statements: bool,
     /// Most statements that are prepared per server.
     pub(super) prepared_limit: usize,
 }
+
+/// Statements that cannot run while a database has servers, or that change what servers begin with.
+const DISTURBING: &[&str] =
+    &["ALTER DATABASE", "ALTER ROLE", "ALTER USER", "CREATE DATABASE", "DROP DATABASE"];
 
 /// Client encodings in which a byte below 0x80 may be the second half of a character.
 const NOT_ASCII_SAFE: &[&[u8]] =
@@ -174,6 +201,9 @@ impl Machine {
             statements: Statements::default(),
             shared,
             pins: Pins::default(),
+            mark: None,
+            sequences_at: Weak::new(),
+            lending: Vec::new(),
             suspect: false,
             suspicion: Suspicion::default(),
             ddl: false,
@@ -192,6 +222,11 @@ impl Machine {
             utf8: true,
             read_only_by_default: false,
             reads_sequence: false,
+            opaque: false,
+            moves_sequence: false,
+            absent: Vec::new(),
+            disturbing: None,
+            lists_statements: false,
             prepared_limit,
         }
     }
@@ -270,6 +305,11 @@ impl Machine {
         self.running = None;
         self.judged.clear();
         self.reads_sequence = false;
+        self.lists_statements = false;
+        self.opaque = false;
+        self.moves_sequence = false;
+        self.absent.clear();
+        self.disturbing = None;
         match request.end {
             End::Terminate => return Step::Terminate,
             End::StrayCopy => return Step::Ignore,
@@ -345,28 +385,44 @@ impl Machine {
         let decision = match (decision, &self.phase) {
             (Some(decision), _) => decision,
             (None, Phase::Held { modes, .. }) => {
-                self.judge_transaction(*modes, judge.decide_read_only(&script))
+                self.judge_transaction(*modes, judge.decide_read_only(&self.effective(&script)))
             }
-            (None, _) => judge.decide(&script),
+            (None, _) => judge.decide(&self.effective(&script)),
         };
-        self.note_calls(&script, judge);
         self.judged.push((0, script.clone()));
-        self.reads_sequence = reads_sequence(&script);
+        let effective = self.effective(&script);
+        if self.note_calls(&effective, judge) {
+            custom_names(text, &mut self.suspicion.custom);
+        }
+        self.note_reads(&effective, judge);
+        self.note_absent(&effective, text);
         if changes(&script) || script.statements.len() > 1 || !self.ascii_safe {
             self.running = Some((script, Bytes::copy_from_slice(text)));
         }
         Step::Exchange(decision)
     }
 
-    /// A function that may do anything may have changed what only the server knows.
-    pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) {
-        if script.statements.iter().any(|statement| !statement.calls.is_empty()) {
-            let reason = judge.decide(script).reason;
-            if matches!(reason, Reason::VolatileFunction | Reason::UnknownFunction) {
-                self.suspect = true;
-                self.suspicion.opaque = true;
-            }
+    /// A function that may do anything may have changed what only the server knows. True if one is
+    /// called: what custom settings it may have set, its arguments may name.
+    pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
+        let procedure = |statement: &Statement| statement.class == Class::Procedure;
+        let unknown = |call: &Call| !builtin::is_safe_call_of(&call.name.name, call.arity);
+        let calls = |statement: &Statement| statement.calls.iter().any(unknown);
+        let opaque = script.statements.iter().any(procedure)
+            || script.statements.iter().any(calls)
+                // Of several statements the decision tells no more than that they are several.
+                && (script.statements.len() > 1
+                    || matches!(
+                        judge.decide(script).reason,
+                        Reason::VolatileFunction | Reason::UnknownFunction
+                    ));
+        if opaque {
+            self.opaque = true;
+            self.suspect = true;
+            self.suspicion.opaque = true;
+            self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
         }
+        opaque
     }
 
     /// The transaction's place by its modes and its first statement.
@@ -536,7 +592,11 @@ impl Machine {
             if let Some(step) = self.show_position(&script) {
                 return Err(step);
             }
-            self.reads_sequence |= reads_sequence(&script);
+            let script = self.effective(&script);
+            self.note_reads(&script, judge);
+            if frame.kind == b'P' {
+                self.note_absent(&script, body);
+            }
             let one = match modes {
                 Some(modes) => self.judge_transaction(modes, judge.decide_read_only(&script)),
                 None => judge.decide(&script),
@@ -569,7 +629,7 @@ impl Machine {
         let mut scripts = Vec::new();
         for frame in &request.frames {
             let body = frame.body(buffer);
-            scripts.push(match frame.kind {
+            let script = match frame.kind {
                 b'Q' => judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis),
                 b'P' => judge.script(parse_fields(body)?.1, self.lexis),
                 b'B' => match bind_fields(body)?.1 {
@@ -578,16 +638,58 @@ impl Machine {
                     name => self.named(name)?.script.clone(),
                 },
                 _ => continue,
-            });
+            };
+            scripts.push(self.effective(&script));
         }
         Some(scripts)
     }
-}
 
-/// Whether the script asks for currval or lastval.
-fn reads_sequence(script: &Script) -> bool {
-    let reads = |effect: &SessionEffect| matches!(effect, SessionEffect::SequenceRead);
-    script.statements.iter().any(|statement| statement.session.iter().any(reads))
+    /// The facts of what a script runs: of an EXECUTE those of the statement that it names.
+    pub(super) fn effective(&self, script: &Arc<Script>) -> Arc<Script> {
+        if let [only] = &script.statements[..]
+            && let Some(name) = executes_only(only)
+            && let Some(prepared) = self.named(name.as_bytes())
+        {
+            return prepared.script.clone();
+        }
+        script.clone()
+    }
+
+    /// Which custom settings a text asks for that do not exist in the session: on a server where they
+    /// do they would be empty, not absent.
+    fn note_absent(&mut self, script: &Script, text: &[u8]) {
+        let asks = |statement: &Statement| {
+            let custom = |name: &str| name.contains('.') && !name.starts_with("causeway.");
+            statement.shown.as_deref().is_some_and(custom)
+                || statement.calls.iter().any(|call| &*call.name.name == "current_setting")
+        };
+        if script.statements.iter().any(asks) {
+            let mut names = BTreeSet::new();
+            custom_names(text, &mut names);
+            self.absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
+        }
+    }
+
+    /// What a request does to servers that are not its own: the facts of the text that does it.
+    #[must_use]
+    pub fn disturbing(&self) -> Option<&Script> {
+        self.disturbing.as_deref()
+    }
+
+    /// What of the session itself a script asks for, and what it wants a server for.
+    fn note_reads(&mut self, script: &Arc<Script>, judge: &impl Judge) {
+        self.moves_sequence |= judge.moves_sequence(script);
+        let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
+        if script.statements.iter().any(disturbs) {
+            self.disturbing = Some(script.clone());
+        }
+        self.reads_sequence |= sequences::reads(script);
+        self.lists_statements |= script.statements.iter().any(|statement| {
+            let view = |name: &Name| &*name.name == "pg_prepared_statements";
+            let function = |call: &Call| &*call.name.name == "pg_prepared_statement";
+            statement.relations.iter().any(view) || statement.calls.iter().any(function)
+        });
+    }
 }
 
 /// Whether running the script may change what the session, or the database's catalog, is.

@@ -19,6 +19,7 @@ use crate::client::ClientConn;
 use crate::protocol::frame::{self, FrameError};
 use crate::protocol::request::{Frame, Limits};
 use crate::protocol::response::{Piece, Progress, ResponseError};
+use crate::protocol::write;
 use crate::server::ServerConn;
 
 /// First size of a server's read buffer in bytes; it grows while answers fill it.
@@ -214,6 +215,7 @@ fn reserve(input: &mut BytesMut) {
 
 /// Writes what the client shall see of what was scanned: the same bytes where they are one run.
 async fn show(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), RelayError> {
+    name_notifiers(server);
     let written = match server.responses.pieces() {
         [] => Ok(()),
         [Piece::Input(range)] if client.output.is_empty() => {
@@ -260,12 +262,14 @@ pub async fn duplex(
     mut turn: Turn,
 ) -> Result<(), RelayError> {
     loop {
-        take_frames(client, server, machine, judge, limits, &mut turn)?;
+        if let Err(error) = take_frames(client, server, machine, judge, limits, &mut turn) {
+            return Err(last_answers(client, server, error).await);
+        }
         let progress = server.responses.scan(&server.input, |_| false)?;
+        collect(client, server);
         if progress == Progress::Fatal {
             return Err(RelayError::ServerFatal);
         }
-        collect(client, server);
         if progress == Progress::Ready && client.frame_left == 0 {
             while !server.output.is_empty() {
                 send(server).await?;
@@ -287,6 +291,32 @@ pub async fn duplex(
         }
         happen(client, server, turn).await?;
     }
+}
+
+/// What the client sent before it broke the protocol is answered first.
+async fn last_answers(
+    client: &mut ClientConn,
+    server: &mut ServerConn,
+    error: RelayError,
+) -> RelayError {
+    if !matches!(error, RelayError::ClientFrame(FrameError::UnknownKind(_))) {
+        return error;
+    }
+    write::flush(&mut server.output);
+    let answers = async {
+        send(server).await?;
+        while !server.responses.is_quiet() && !server.responses.is_skipping() {
+            reserve(&mut server.input);
+            std::future::poll_fn(|cx| poll_server(server, cx)).await?;
+            let progress = server.responses.scan(&server.input, |_| false)?;
+            collect(client, server);
+            if progress == Progress::Fatal {
+                return Err(RelayError::ServerFatal);
+            }
+        }
+        client.flush().await.map_err(RelayError::Client)
+    };
+    answers.await.err().unwrap_or(error)
 }
 
 /// Whose turn it is to speak in [`duplex`], as far as the client is concerned.
@@ -361,8 +391,20 @@ fn take_frames(
     }
 }
 
+/// Makes notifications speak of sessions, not of servers.
+fn name_notifiers(server: &mut ServerConn) {
+    for number in 0..server.responses.notifiers().len() {
+        let at = server.responses.notifiers()[number];
+        let mut process_id = [0; 4];
+        process_id.copy_from_slice(&server.input[at..at + 4]);
+        server.name_notifier(&mut process_id);
+        server.input[at..at + 4].copy_from_slice(&process_id);
+    }
+}
+
 /// Moves what the client shall see to its output.
 fn collect(client: &mut ClientConn, server: &mut ServerConn) {
+    name_notifiers(server);
     for piece in server.responses.pieces() {
         client.output.extend_from_slice(match piece {
             Piece::Input(range) => &server.input[range.clone()],

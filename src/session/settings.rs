@@ -1,9 +1,12 @@
 //! A session's settings, with the semantics of transactions.
 //!
 //! Owns what the session has set, what it had set when the transaction and each savepoint began,
-//! and what it gets back on RESET. A plain SET is followed exactly; what cannot be followed from
-//! outside (set_config, RESET beside start-up parameters, DO ...) is read back from the server when
-//! the transaction has ended, and replaces what is here.
+//! and what it gets back on RESET. SET and RESET are followed exactly; what cannot be followed from
+//! outside (`set_config`, DO ...) is read back from the server when the transaction has ended, and
+//! replaces what is here.
+//!
+//! A custom setting (`app.user`) that was ever set in a session exists there to its end, empty where
+//! it has no value: neither rollback nor RESET makes it unknown again. So must it on every server.
 
 use bytes::Bytes;
 
@@ -12,8 +15,10 @@ use crate::server::Laid;
 /// The settings of one session.
 #[derive(Debug, Default)]
 pub struct SessionSettings {
-    /// From the start-up packet: what RESET goes back to.
-    base: Laid,
+    /// From the start-up packet: name and value, as they came.
+    start: Vec<(Box<str>, Box<str>)>,
+    /// What RESET goes back to: the start-up packet's, and every custom setting ever set, empty.
+    floor: Laid,
     /// As of the last end of a transaction.
     committed: Laid,
     /// As of now, inside the transaction.
@@ -22,10 +27,20 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
-    /// The settings that a start-up packet asks for.
+    /// The settings that a start-up packet asks for, as names in lower case and values; of a name
+    /// that comes twice the later value counts.
     #[must_use]
-    pub fn new(base: Laid) -> Self {
-        Self { committed: base.clone(), current: base.clone(), base, savepoints: Vec::new() }
+    pub fn new(start: Vec<(Box<str>, Box<str>)>) -> Self {
+        let floor =
+            start.iter().fold(Laid::default(), |laid, (name, value)| laid.with_value(name, value));
+        let (committed, current) = (floor.clone(), floor.clone());
+        Self { start, floor, committed, current, savepoints: Vec::new() }
+    }
+
+    /// What RESET goes back to.
+    #[must_use]
+    pub fn floor(&self) -> &Laid {
+        &self.floor
     }
 
     /// What a server must have laid before the session's next transaction begins.
@@ -40,15 +55,77 @@ impl SessionSettings {
         &self.current
     }
 
-    /// What the start-up packet asked for.
+    /// The value of the start-up packet that RESET of this name goes back to, if it named it.
     #[must_use]
-    pub fn base(&self) -> &Laid {
-        &self.base
+    pub fn start_value(&self, name: &str) -> Option<&str> {
+        self.start.iter().rev().find(|(known, _)| &**known == name).map(|(_, value)| &**value)
+    }
+
+    /// Every setting that the start-up packet named.
+    pub fn start_names(&self) -> impl Iterator<Item = &str> {
+        self.start.iter().map(|(name, _)| &**name)
+    }
+
+    /// Whether a custom setting exists in the session, if only empty.
+    #[must_use]
+    pub fn exists(&self, custom: &str) -> bool {
+        self.floor.statement(custom).is_some()
+    }
+
+    /// A custom setting came into being, by whatever statement.
+    pub fn touch(&mut self, name: &str) {
+        if !name.contains('.') || self.exists(name) {
+            return;
+        }
+        self.floor = self.floor.with_value(name, "");
+        let snapshots = self.savepoints.iter_mut().map(|(_, laid)| laid);
+        for laid in snapshots.chain([&mut self.committed, &mut self.current]) {
+            if laid.statement(name).is_none() {
+                *laid = laid.with_value(name, "");
+            }
+        }
+    }
+
+    /// A custom setting does not exist any more: a library has taken its prefix.
+    pub fn forget(&mut self, name: &str) {
+        self.start.retain(|(known, _)| &**known != name);
+        let snapshots = self.savepoints.iter_mut().map(|(_, laid)| laid);
+        for laid in snapshots.chain([&mut self.floor, &mut self.committed, &mut self.current]) {
+            *laid = laid.without(name);
+        }
     }
 
     /// A SET (not SET LOCAL) of `name` succeeded; `statement` is its text.
     pub fn set(&mut self, name: &str, statement: Bytes) {
+        self.touch(name);
         self.current = self.current.with(name, statement);
+    }
+
+    /// RESET of `name` succeeded, or what means the same.
+    pub fn reset(&mut self, name: &str) {
+        if name == "session_authorization" {
+            self.current = self.current.without("role");
+        }
+        self.current = match self.floor.statement(name) {
+            Some(statement) => self.current.with(name, statement.clone()),
+            None => self.current.without(name),
+        };
+    }
+
+    /// RESET ALL succeeded: all but the rights of the session.
+    pub fn reset_all(&mut self) {
+        let before = self.current.clone();
+        self.current = self.floor.clone();
+        for name in ["session_authorization", "role"] {
+            if let Some(statement) = before.statement(name) {
+                self.current = self.current.with(name, statement.clone());
+            }
+        }
+    }
+
+    /// DISCARD ALL succeeded.
+    pub fn discard(&mut self) {
+        self.current = self.floor.clone();
     }
 
     /// SAVEPOINT succeeded.
@@ -88,8 +165,11 @@ impl SessionSettings {
     /// What a server said is set, at the end of a transaction: replaces all that was followed. What
     /// the start-up packet set and the server no longer has was RESET, and comes back.
     pub fn replace(&mut self, on_server: &Laid) {
+        for (name, _) in on_server.iter() {
+            self.touch(name);
+        }
         let mut laid = on_server.clone();
-        for (name, statement) in self.base.iter() {
+        for (name, statement) in self.floor.iter() {
             if laid.statement(name).is_none() {
                 laid = laid.with(name, statement.clone());
             }
@@ -105,7 +185,7 @@ mod tests {
     use super::*;
 
     fn session() -> SessionSettings {
-        SessionSettings::new(Laid::default().with_value("timezone", "UTC"))
+        SessionSettings::new(vec![("timezone".into(), "UTC".into())])
     }
 
     fn set(settings: &mut SessionSettings, name: &str, value: &str) {
@@ -134,10 +214,43 @@ mod tests {
         assert_eq!(&settings.current().statement("x.y").unwrap()[..], b"SET \"x\".\"y\" TO '1'");
         settings.release("a");
         settings.rollback_to("a");
-        assert_eq!(settings.current().statement("x.y"), None);
+        assert_eq!(&settings.current().statement("x.y").unwrap()[..], b"SET \"x\".\"y\" TO ''");
         settings.rollback_to("unknown");
         settings.end_transaction(true);
-        assert_eq!(settings.committed(), &Laid::default().with_value("timezone", "UTC"));
+        let expected = Laid::default().with_value("timezone", "UTC").with_value("x.y", "");
+        assert_eq!(settings.committed(), &expected);
+    }
+
+    #[test]
+    fn reset_goes_back_to_the_start_up_packet_and_never_makes_unknown() {
+        let mut settings = session();
+        for name in ["timezone", "x.y", "work_mem", "role"] {
+            set(&mut settings, name, "1");
+        }
+        settings.reset("timezone");
+        settings.reset("work_mem");
+        let expected = Laid::default()
+            .with_value("timezone", "UTC")
+            .with_value("x.y", "1")
+            .with_value("role", "1");
+        assert_eq!(settings.current(), &expected);
+        settings.reset_all();
+        let expected = expected.with_value("x.y", "");
+        assert_eq!(settings.current(), &expected);
+        settings.discard();
+        assert_eq!(settings.current(), &expected.without("role"));
+        settings.end_transaction(false);
+        assert_eq!(settings.current(), &expected.without("role"));
+    }
+
+    #[test]
+    fn the_authorization_takes_the_role_with_it() {
+        let mut settings = SessionSettings::default();
+        set(&mut settings, "role", "a");
+        set(&mut settings, "session_authorization", "b");
+        set(&mut settings, "role", "c");
+        settings.reset("session_authorization");
+        assert_eq!(settings.current(), &Laid::default());
     }
 
     #[test]

@@ -1,34 +1,62 @@
-//! Prepared statements of the extended protocol: any name, any client, on any server.
+//! Prepared statements: any name, any client, on any server.
 //!
 //! A text is known by a number, shared between all clients that prepare the same text with the same
 //! parameter types under settings of the same meaning. At a server it is prepared once, under the
 //! name `cw_<number>`. A session owns only the map from its own names to numbers.
+//!
+//! Those of SQL's PREPARE are in the same map, for the names are the same to PostgreSQL. They are
+//! prepared under the session's own names, by the same PREPARE, where they are needed.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use crate::sql::Script;
+use crate::sql::{self, Lexis, Script};
+
+/// How a statement was prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// By the protocol's Parse.
+    Parse,
+    /// By SQL's PREPARE.
+    Sql,
+}
 
 /// A text with its parameter types and its facts.
 #[derive(Debug)]
 pub struct Prepared {
+    /// How it was prepared.
+    pub by: By,
     /// Its number: the same for the same text, types and meaning.
     pub number: u64,
-    /// The text.
+    /// The text; of SQL's PREPARE all of it.
     pub text: Bytes,
     /// The parameter types as Parse carries them: a count and so many OIDs.
     pub types: Bytes,
-    /// What it does.
+    /// What its execution does.
     pub script: Arc<Script>,
+    values: OnceLock<Option<u16>>,
+}
+
+impl Prepared {
+    /// How many values a Bind must bring: as many types as were declared, or as high as the text
+    /// counts, whichever is more. `None` if the text is not for counting.
+    #[must_use]
+    pub fn parameters(&self, lexis: Lexis) -> Option<u16> {
+        *self.values.get_or_init(|| {
+            let declared = self.types.first_chunk().map_or(0, |count| u16::from_be_bytes(*count));
+            Some(declared.max(sql::highest_parameter(&self.text, lexis)?))
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
+    by: By,
     text: Bytes,
     types: Bytes,
     meaning: u64,
@@ -54,7 +82,24 @@ impl Shared {
         meaning: u64,
         script: &Arc<Script>,
     ) -> Arc<Prepared> {
+        self.intern_by(By::Parse, text, types, meaning, script)
+    }
+
+    /// The statement that this PREPARE prepares; `script` has the facts of its execution.
+    pub fn intern_sql(&self, text: &[u8], script: &Arc<Script>) -> Arc<Prepared> {
+        self.intern_by(By::Sql, text, &[], 0, script)
+    }
+
+    fn intern_by(
+        &self,
+        by: By,
+        text: &[u8],
+        types: &[u8],
+        meaning: u64,
+        script: &Arc<Script>,
+    ) -> Arc<Prepared> {
         let key = Key {
+            by,
             text: Bytes::copy_from_slice(text),
             types: Bytes::copy_from_slice(types),
             meaning,
@@ -66,10 +111,12 @@ impl Shared {
         interned.sweep();
         interned.last_number += 1;
         let prepared = Arc::new(Prepared {
+            by,
             number: interned.last_number,
             text: key.text.clone(),
             types: key.types.clone(),
             script: script.clone(),
+            values: OnceLock::new(),
         });
         interned.by_key.insert(key, Arc::downgrade(&prepared));
         prepared
@@ -162,6 +209,11 @@ impl Statements {
         self.named.remove(name).is_some()
     }
 
+    /// Every name with its statement.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Arc<Prepared>)> {
+        self.named.iter()
+    }
+
     /// All names are gone (DEALLOCATE ALL, DISCARD ALL).
     pub fn clear(&mut self) {
         self.named.clear();
@@ -213,6 +265,21 @@ mod tests {
         shared.forget();
         let after = shared.intern(b"select * from t", b"\0\0", 0, &script);
         assert_ne!(after.number, before.number);
+    }
+
+    #[test]
+    fn values_are_counted_by_the_text_and_by_the_types() {
+        let shared = Shared::default();
+        let script = Arc::new(Script::default());
+        for (text, types, expected) in [
+            ("select 1", &b"\0\0"[..], Some(0)),
+            ("select $2, $1, '$9'", b"\0\0", Some(2)),
+            ("select $1", b"\0\x02\0\0\0\x17\0\0\0\x17", Some(2)),
+            ("select $99999999999", b"\0\0", None),
+        ] {
+            let prepared = shared.intern(text.as_bytes(), types, 0, &script);
+            assert_eq!(prepared.parameters(Lexis::default()), expected, "{text}");
+        }
     }
 
     #[test]

@@ -32,6 +32,6 @@ mod tables;
 pub use analyze::analyze;
 pub use borders::split;
 pub use cache::ScriptCache;
-pub use scan::encoding_is_ascii_safe;
+pub use scan::{encoding_is_ascii_safe, highest_parameter};
 pub use setting::{SetStatement, SetValue, set_value};
 pub use statement::{Lexis, Script, Statement};

@@ -444,3 +444,13 @@ pub fn encoding_is_ascii_safe(name: &str) -> bool {
         && !plain.starts_with("windows949")
         && !plain.starts_with("windows950")
 }
+
+/// The highest number of a parameter (`$1`) in a text, zero if it has none; nothing if one is
+/// beyond all that a Bind can bring.
+#[must_use]
+pub fn highest_parameter(text: &[u8], lexis: Lexis) -> Option<u16> {
+    let parameters = Scanner::new(text, lexis).filter(|token| token.kind == Kind::Param);
+    parameters
+        .map(|token| std::str::from_utf8(&text[token.start + 1..token.end]).ok()?.parse().ok())
+        .try_fold(0_u16, |most, number: Option<u16>| number.map(|number| most.max(number)))
+}

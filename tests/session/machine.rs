@@ -14,7 +14,7 @@ use causeway::protocol::response::{Piece, Progress};
 use causeway::protocol::{ErrorReport, frame, write};
 use causeway::routing::decision::Reason;
 use causeway::routing::{Decision, Target};
-use causeway::server::{Identity, Laid, ServerConn};
+use causeway::server::{Identity, ServerConn};
 use causeway::session::audit::Findings;
 use causeway::session::judge::Judge;
 use causeway::session::machine::{After, Machine, Step};
@@ -218,6 +218,10 @@ impl Judge for Texts {
             Decision::primary(Reason::Write)
         }
     }
+
+    fn moves_sequence(&self, _: &Arc<Script>) -> bool {
+        false
+    }
 }
 
 /// A session and the two servers that it may be lent, each with what it is really in.
@@ -241,7 +245,7 @@ impl World {
     fn new() -> Self {
         let shared = Arc::new(statements::Shared::default());
         // Few statements a server, so that some are closed to make room.
-        let machine = Machine::new(SessionSettings::new(Laid::default()), shared, 2);
+        let machine = Machine::new(SessionSettings::default(), shared, 2);
         let servers = [Some(server()), Some(server())];
         Self { machine, servers, lent: None, shown: BytesMut::new() }
     }

@@ -1,0 +1,105 @@
+//! Cancel requests: the right server or none, also for who waits, for pinned sessions, on replicas,
+//! and by keys of protocol 3.2.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{two_servers, world};
+use crate::harness::{Proxy, SOON, shared_cluster};
+use crate::wire::{Wire, query, read_to_end};
+
+/// A session with its key.
+async fn login(proxy: &Proxy, database: &str, minor: u16) -> (Wire, Bytes) {
+    let (wire, greeting) = Wire::login_speaking(proxy.address, database, &[], minor).await;
+    let key = greeting.into_iter().find(|(kind, _)| *kind == b'K').unwrap().1;
+    (wire, key)
+}
+
+/// Sends a cancel request with a key as BackendKeyData told it, and waits for its end.
+async fn cancel(proxy: &Proxy, key: &[u8]) {
+    let mut packet = BytesMut::new();
+    packet.put_u32(u32::try_from(8 + key.len()).unwrap());
+    packet.put_u32(80_877_102);
+    packet.put_slice(key);
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    stream.write_all(&packet).await.unwrap();
+    assert!(read_to_end(&mut stream, SOON).await.is_empty(), "a cancel request is not answered");
+}
+
+/// Asks for a long sleep, cancels it once it is under way, and returns what came back.
+async fn cancelled(proxy: &Proxy, session: &mut (Wire, Bytes), text: &str) -> String {
+    session.0.send(&query(text)).await;
+    let answer = async {
+        loop {
+            // It may come before the query does, and then does nothing.
+            match tokio::time::timeout(Duration::from_millis(300), session.0.header()).await {
+                Ok(header) => break header,
+                Err(_) => cancel(proxy, &session.1).await,
+            }
+        }
+    };
+    let (kind, length) = answer.await.unwrap();
+    let mut kinds = String::from(char::from(kind));
+    session.0.skip(length).await;
+    if kind != b'Z' {
+        kinds.push_str(&session.0.until_ready().await.0);
+    }
+    kinds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_request_reaches_the_right_server_or_none() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let proxy = Proxy::start(cluster, &two_servers()).await;
+    proxy.await_catalog(cluster, &database).await;
+    for minor in [0, 2] {
+        let mut session = login(&proxy, &database, minor).await;
+        let length = if minor == 0 { 8 } else { 36 };
+        assert_eq!(session.1.len(), length, "the key of protocol 3.{minor}");
+        // On a replica, on the primary, in a transaction, and pinned.
+        let read = "SELECT pg_sleep(60)";
+        assert_eq!(cancelled(&proxy, &mut session, read).await, "TEZ");
+        let write = "INSERT INTO w SELECT 1 FROM pg_sleep(60)";
+        assert_eq!(cancelled(&proxy, &mut session, write).await, "EZ");
+        session.0.ask("BEGIN").await;
+        assert_eq!(cancelled(&proxy, &mut session, write).await, "EZ");
+        session.0.ask("ROLLBACK").await;
+        session.0.ask("CREATE TEMP TABLE tt (n int)").await;
+        assert_eq!(cancelled(&proxy, &mut session, read).await, "TEZ");
+        session.0.ask("DROP TABLE tt").await;
+
+        // A key with one wrong byte, and the right one while nothing runs: neither does anything.
+        let mut wrong = session.1.to_vec();
+        *wrong.last_mut().unwrap() ^= 1;
+        session.0.send(&query("SELECT pg_sleep(0.5)")).await;
+        cancel(&proxy, &wrong).await;
+        assert_eq!(session.0.until_ready().await.0, "TDCZ");
+        cancel(&proxy, &session.1).await;
+        assert_eq!(session.0.ask("SELECT 1").await, "TDCZ");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_server_is_cancelled_and_nobody_else() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let proxy = Proxy::start(cluster, &two_servers()).await;
+    let mut holders = Vec::new();
+    for _ in 0..2 {
+        let mut holder = login(&proxy, &database, 0).await.0;
+        holder.ask("BEGIN").await;
+        holder.ask("INSERT INTO w VALUES (1)").await;
+        holders.push(holder);
+    }
+    let mut waiting = login(&proxy, &database, 2).await;
+    assert_eq!(cancelled(&proxy, &mut waiting, "INSERT INTO w VALUES (2)").await, "EZ");
+    for holder in &mut holders {
+        assert_eq!(holder.ask("SELECT 1").await, "TDCZ", "its server was left alone");
+        holder.ask("ROLLBACK").await;
+    }
+    assert_eq!(waiting.0.ask("INSERT INTO w VALUES (2)").await, "CZ");
+}

@@ -1,0 +1,312 @@
+//! What a request needs at its server beside itself: statements under the session's own names, and
+//! the values of the start-up packet after a RESET.
+//!
+//! SQL's EXECUTE, DEALLOCATE and PREPARE know statements by the client's names, and so does the list
+//! of prepared statements. Such names are lent to a server for as long as it serves the session, and
+//! closed before it serves another. Where the client's own text is sent with statements of Causeway's
+//! added, the client sees none of their answers.
+
+use bytes::{Bytes, BytesMut};
+
+use super::machine::{Machine, Phase};
+use super::statements::{By, put_server_name};
+use crate::protocol::request::{End, Request};
+use crate::protocol::response::{Completion, Sent};
+use crate::protocol::write;
+use crate::server::ServerConn;
+use crate::server::laid::put_literal;
+use crate::sql::statement::{Class, SessionEffect, Statement};
+use crate::sql::{self, Script};
+
+/// The name of what is prepared and bound for a moment.
+const FOR_A_MOMENT: &[u8] = b"cw_run";
+
+/// DISCARD ALL, apart from what it does to the settings of a start-up packet, as statements that may
+/// stand together (PostgreSQL's `DiscardAll`).
+const DISCARD_ALL: &[&str] = &[
+    "CLOSE ALL",
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET ALL",
+    "DEALLOCATE ALL",
+    "UNLISTEN *",
+    "SELECT pg_catalog.pg_advisory_unlock_all()",
+    "DISCARD PLANS",
+    "DISCARD TEMP",
+    "DISCARD SEQUENCES",
+];
+const DISCARDED: &[u8] = b"C\0\0\0\x10DISCARD ALL\0";
+
+/// A client's query with statements added, and what the client sees of each answer.
+pub(super) struct Amended {
+    pub(super) text: BytesMut,
+    pub(super) completions: Vec<Completion>,
+}
+
+impl Machine {
+    /// Closes at the server what is there under names that the session has no more.
+    pub(super) fn reclaim(&self, request: &Request, server: &mut ServerConn) {
+        if server.lent.is_empty() {
+            return;
+        }
+        let known = |name: &Bytes| self.statements.get(name).map(|prepared| prepared.number);
+        let gone: Vec<Bytes> = server
+            .lent
+            .extract_if(|name, number| known(name) != Some(*number))
+            .map(|e| e.0)
+            .collect();
+        close_all(&gone, !matches!(request.end, End::Query | End::FunctionCall), server);
+    }
+
+    /// Closes at the server what was lent for another session.
+    pub(super) fn evict(server: &mut ServerConn) {
+        let names: Vec<Bytes> = server.lent.drain().map(|(name, _)| name).collect();
+        close_all(&names, false, server);
+    }
+
+    /// Makes the statement of this name known to the server under it, inside a pipeline or before a
+    /// Sync of Causeway's own.
+    pub(super) fn lend(&mut self, name: &[u8], server: &mut ServerConn) {
+        if server.responses.status() == b'E' {
+            // Nothing is prepared in a failed transaction, and the failure would be answered as well.
+            return;
+        }
+        let Some(prepared) = self.named(name) else { return };
+        if server.lent.get(name) == Some(&prepared.number) {
+            return;
+        }
+        let name = Bytes::copy_from_slice(name);
+        if server.lent.contains_key(&name) {
+            close_all(std::slice::from_ref(&name), true, server);
+        }
+        match prepared.by {
+            By::Parse => {
+                write::parse(&mut server.output, &name, &prepared.text, &prepared.types);
+                server.responses.expect_own(Sent::Parse, None);
+            }
+            By::Sql => run(&prepared.text, server, Failing::Shown),
+        }
+        server.lent.insert(name.clone(), prepared.number);
+        self.lending.push(name);
+    }
+
+    /// Lends every name that a text of the extended protocol uses.
+    pub(super) fn lend_names(&mut self, script: &Script, server: &mut ServerConn) {
+        for name in names_used(script) {
+            self.lend(name.as_bytes(), server);
+        }
+    }
+
+    /// Lends every statement of SQL's PREPARE: what may do anything may execute it by its name.
+    pub(super) fn lend_to_functions(&mut self, server: &mut ServerConn) {
+        let sql = self.statements.iter().filter(|(_, prepared)| prepared.by == By::Sql);
+        let names: Vec<Bytes> = sql.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.lend(&name, server);
+        }
+    }
+
+    /// Makes the server's list of prepared statements the session's, before the request that reads it.
+    pub(super) fn lend_all(&mut self, server: &mut ServerConn) {
+        for number in server.prepared.take() {
+            let mut name = BytesMut::new();
+            put_server_name(&mut name, number);
+            close_all(&[name.freeze()], true, server);
+        }
+        close_all(&[Bytes::from_static(FOR_A_MOMENT)], false, server);
+        for (name, prepared) in self.statements.iter() {
+            if server.lent.get(name) == Some(&prepared.number) {
+                continue;
+            }
+            match prepared.by {
+                By::Parse => {
+                    write::parse(&mut server.output, name, &prepared.text, &prepared.types);
+                    server.responses.expect_quiet(Sent::Parse);
+                }
+                By::Sql => run(&prepared.text, server, Failing::Quiet),
+            }
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+            server.lent.insert(name.clone(), prepared.number);
+        }
+    }
+
+    /// The client's simple query with what has to stand in it; `None` if nothing has. The names that it
+    /// uses are lent ahead of it.
+    pub(super) fn amend(
+        &mut self,
+        text: &[u8],
+        script: &Script,
+        server: &mut ServerConn,
+    ) -> Option<Amended> {
+        if server.responses.status() == b'E' {
+            return None;
+        }
+        let before = server.output.len();
+        self.lend_names(script, server);
+        if self.opaque {
+            self.lend_to_functions(server);
+        }
+        if server.output.len() > before {
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+        }
+        self.restores(text, script, server)
+    }
+
+    /// The query with the start-up packet's values put back after each RESET of them.
+    fn restores(&self, text: &[u8], script: &Script, server: &ServerConn) -> Option<Amended> {
+        let statements = &script.statements;
+        let any = statements.iter().any(|statement| self.restoring(statement).is_some());
+        if !any {
+            return None;
+        }
+        let mut amended = Amended { text: BytesMut::new(), completions: Vec::new() };
+        let alone = statements.len() == 1;
+        if statements[0].session.contains(&SessionEffect::DiscardAll) {
+            let idle = matches!(self.phase, Phase::Idle) && server.responses.status() == b'I';
+            if !alone || !idle {
+                // PostgreSQL refuses it.
+                return None;
+            }
+            DISCARD_ALL.iter().for_each(|part| amended.add(part.as_bytes()));
+            amended.text.extend_from_slice(&self.restoring(&statements[0])?);
+            amended.completions.push(Completion::Said(DISCARDED));
+            return Some(amended);
+        }
+        let ranges = sql::split(text, self.lexis);
+        if ranges.len() != statements.len() {
+            return None;
+        }
+        let mut at = 0;
+        for (statement, range) in statements.iter().zip(ranges) {
+            amended.text.extend_from_slice(&text[at..range.end]);
+            amended.completions.push(Completion::Shown);
+            at = range.end;
+            if let Some(restore) = self.restoring(statement) {
+                amended.text.extend_from_slice(b";");
+                amended.text.extend_from_slice(&restore);
+                amended.completions.push(Completion::Hidden);
+            }
+        }
+        amended.text.extend_from_slice(&text[at..]);
+        Some(amended)
+    }
+
+    /// The statement that puts back, after this one, what the start-up packet asked for: a server
+    /// does not know of it, and goes back to its own default.
+    pub(super) fn restoring(&self, statement: &Statement) -> Option<BytesMut> {
+        let mut names: Vec<&str> = Vec::new();
+        for effect in &statement.session {
+            match effect {
+                SessionEffect::Reset(name)
+                | SessionEffect::Set { name, local: false, to_default: true } => names.push(name),
+                SessionEffect::ResetAll => names.extend(
+                    self.settings
+                        .start_names()
+                        .filter(|name| !matches!(*name, "role" | "session_authorization")),
+                ),
+                SessionEffect::DiscardAll => names.extend(self.settings.start_names()),
+                _ => {}
+            }
+        }
+        let mut text = BytesMut::new();
+        for name in names {
+            let Some(value) = self.settings.start_value(name) else { continue };
+            let before: &[u8] = if text.is_empty() { b"SELECT " } else { b", " };
+            text.extend_from_slice(before);
+            text.extend_from_slice(b"pg_catalog.set_config(");
+            put_literal(&mut text, name);
+            text.extend_from_slice(b", ");
+            put_literal(&mut text, value);
+            text.extend_from_slice(b", false)");
+        }
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// Runs the same as part of a pipeline.
+    pub(super) fn restore(&self, statement: &Statement, server: &mut ServerConn) {
+        if let Some(text) = self.restoring(statement).filter(|_| server.responses.status() != b'E')
+        {
+            run(&text, server, Failing::Shown);
+        }
+    }
+}
+
+impl Amended {
+    /// Adds a statement that the client does not see the answer of.
+    fn add(&mut self, text: &[u8]) {
+        self.text.extend_from_slice(text);
+        self.text.extend_from_slice(b"\n;");
+        self.completions.push(Completion::Hidden);
+    }
+}
+
+/// Names of prepared statements that a text uses or takes, but for those that it makes itself.
+fn names_used(script: &Script) -> Vec<&str> {
+    let mut made: Vec<&str> = Vec::new();
+    let mut used = Vec::new();
+    for effect in script.statements.iter().flat_map(|statement| &statement.session) {
+        match effect {
+            SessionEffect::Execute(name)
+            | SessionEffect::Deallocate(name)
+            | SessionEffect::Prepare(name)
+                if !made.contains(&&**name) && !used.contains(&&**name) =>
+            {
+                used.push(&**name);
+            }
+            _ => {}
+        }
+        if let SessionEffect::Prepare(name) = effect {
+            made.push(name);
+        }
+    }
+    used
+}
+
+/// Whether an execution by EXECUTE does what the prepared statement does and no more.
+pub(super) fn executes_only(statement: &Statement) -> Option<&str> {
+    match &statement.session[..] {
+        [SessionEffect::Execute(name)]
+            if statement.class == Class::Session && statement.calls.is_empty() =>
+        {
+            Some(name)
+        }
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    /// Answers the client's message that follows.
+    Shown,
+    /// Is of no interest.
+    Quiet,
+}
+
+/// Runs one statement of Causeway's own inside a pipeline.
+pub(super) fn run_unseen(text: &[u8], server: &mut ServerConn) {
+    run(text, server, Failing::Shown);
+}
+
+/// Runs one statement of Causeway's own by the extended protocol.
+fn run(text: &[u8], server: &mut ServerConn, failing: Failing) {
+    write::run(&mut server.output, FOR_A_MOMENT, text);
+    let messages = [Sent::Close, Sent::Parse, Sent::Bind, Sent::Execute, Sent::Close, Sent::Close];
+    for sent in messages {
+        match failing {
+            Failing::Shown => server.responses.expect_own(sent, None),
+            Failing::Quiet => server.responses.expect_quiet(sent),
+        }
+    }
+}
+
+fn close_all(names: &[Bytes], in_pipeline: bool, server: &mut ServerConn) {
+    for name in names {
+        write::close_statement(&mut server.output, name);
+        server.responses.expect_own(Sent::Close, None);
+    }
+    if !in_pipeline && !names.is_empty() {
+        write::sync(&mut server.output);
+        server.responses.expect_own(Sent::Sync, None);
+    }
+}

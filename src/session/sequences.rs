@@ -1,0 +1,154 @@
+//! Sequence values: currval and lastval speak of what the session itself has done, on one server.
+//!
+//! A session that moves a sequence leaves its mark on the server, after the values of others there
+//! are discarded. Other sessions that move sequences leave a marked server alone as long as they find
+//! another, and the session itself goes back to it, so that what it asks for is still there. Once it
+//! has asked it is pinned, for it will ask again. A server without its mark is discarded before it is
+//! asked: an error where a direct session has a value can happen if the server had to be shared,
+//! another session's value never.
+
+use std::sync::{Arc, Weak};
+
+use super::judge::Judge;
+use super::lend::run_unseen;
+use super::machine::Machine;
+use crate::catalog::{Catalog, builtin};
+use crate::pool::Wish;
+use crate::protocol::response::Sent;
+use crate::protocol::write;
+use crate::routing::Reason;
+use crate::server::conn::Sequences;
+use crate::server::{Identity, ServerConn};
+use crate::sql::Script;
+use crate::sql::statement::{Class, SessionEffect, Statement};
+
+const DISCARD: &[u8] = b"DISCARD SEQUENCES";
+
+impl Machine {
+    /// What the request under way would like of its server.
+    #[must_use]
+    pub fn wish<'a>(&'a self, home: Option<&'a Arc<Identity>>) -> Wish<'a> {
+        Wish {
+            home: home.map(Arc::as_ref),
+            unreserved: self.moves_sequence,
+            mark: self.mark.as_ref(),
+            without: &self.absent,
+        }
+    }
+
+    /// The server that has the session's sequence values, if the request under way is about such and
+    /// there still is one.
+    #[must_use]
+    pub fn sequences_at(&self) -> Option<Arc<Identity>> {
+        let concerned = self.moves_sequence || self.reads_sequence;
+        if concerned { self.sequences_at.upgrade() } else { None }
+    }
+
+    /// Whether the request under way asks for sequence values.
+    #[must_use]
+    pub fn reads_sequence(&self) -> bool {
+        self.reads_sequence
+    }
+
+    /// Sees to it that a statement that moves or reads sequences finds no values but the session's own.
+    pub(super) fn claim_sequences(
+        &mut self,
+        script: &Arc<Script>,
+        in_pipeline: bool,
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) {
+        if self.owns_sequences(server) || server.responses.status() == b'E' {
+            return;
+        }
+        let moves = judge.moves_sequence(script);
+        if !moves && !reads(script) {
+            return;
+        }
+        if !matches!(server.sequences, Sequences::Clean) {
+            if in_pipeline {
+                run_unseen(DISCARD, server);
+            } else {
+                write::query(&mut server.output, DISCARD);
+                server.responses.expect_own(Sent::Query, None);
+                server.unnamed = None;
+            }
+            server.sequences = Sequences::Clean;
+        }
+        if moves {
+            let mark = self.mark.get_or_insert_with(|| Arc::new(()));
+            server.sequences = Sequences::Of(Arc::downgrade(mark));
+            self.sequences_at = Arc::downgrade(&server.identity);
+        }
+    }
+
+    /// Something runs that was not examined.
+    pub(super) fn mingle_sequences(&self, server: &mut ServerConn) {
+        if !self.owns_sequences(server) {
+            server.sequences = Sequences::Unknown;
+        }
+    }
+
+    /// DISCARD SEQUENCES succeeded.
+    pub(super) fn forget_sequences(&mut self, server: &mut ServerConn) {
+        self.sequences_at = Weak::new();
+        server.sequences = Sequences::Clean;
+    }
+
+    /// Whether the sequence values that the server has are the session's, and all it has.
+    fn owns_sequences(&self, server: &ServerConn) -> bool {
+        self.sequences_at.as_ptr() == Arc::as_ptr(&server.identity)
+            && self.mark.as_ref().is_some_and(|mark| server.sequences.are_of(mark))
+    }
+}
+
+/// Whether a script asks for currval or lastval.
+pub(super) fn reads(script: &Script) -> bool {
+    let reads = |effect: &SessionEffect| matches!(effect, SessionEffect::SequenceRead);
+    script.statements.iter().any(|statement| statement.session.iter().any(reads))
+}
+
+/// Whether a script may move a sequence. `reason` is why it goes where it goes.
+pub(super) fn may_move(script: &Script, reason: Reason, catalog: Option<&Catalog>) -> bool {
+    script.statements.iter().any(|statement| statement_may_move(statement, reason, catalog))
+}
+
+fn statement_may_move(statement: &Statement, reason: Reason, catalog: Option<&Catalog>) -> bool {
+    if statement.session.contains(&SessionEffect::SequenceAdvance) {
+        return true;
+    }
+    let opaque = !statement.calls.is_empty()
+        && matches!(
+            reason,
+            Reason::VolatileFunction | Reason::UnknownFunction | Reason::SequenceFunction
+        );
+    match statement.class {
+        Class::Read | Class::LockingRead => opaque,
+        Class::Write | Class::CopyIn => {
+            let inserts = !matches!(statement.verb, "UPDATE" | "DELETE" | "TRUNCATE");
+            let unknown_call = |call: &crate::sql::statement::Call| {
+                !builtin::is_safe_call_of(&call.name.name, call.arity)
+            };
+            statement.calls.iter().any(unknown_call)
+                || catalog.is_none_or(|catalog| {
+                    statement.relations.iter().any(|name| catalog.moves_sequence(name, inserts))
+                })
+        }
+        Class::Ddl | Class::Procedure | Class::Unknown => true,
+        Class::Session => {
+            let runs = |effect: &SessionEffect| matches!(effect, SessionEffect::Execute(_));
+            opaque || statement.session.iter().any(runs)
+        }
+        // A cursor's query runs when it is read.
+        Class::Cursor => {
+            let inner = statement.inner.as_deref();
+            opaque || inner.is_some_and(|inner| !inner.calls.is_empty())
+        }
+        Class::CopyFile
+        | Class::LockTable
+        | Class::Notify
+        | Class::Maintenance
+        | Class::Transaction
+        | Class::Show => opaque,
+    }
+}
