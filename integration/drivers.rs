@@ -68,8 +68,24 @@ fn installed(path: PathBuf) -> PathBuf {
     path
 }
 
-fn python() -> Command {
+/// Python with the drivers installed.
+pub fn python() -> Command {
     Command::new(installed(drivers().join("drivers/python/bin/python")))
+}
+
+/// Node with the drivers installed.
+pub fn node() -> Command {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", installed(drivers().join("drivers/node/node_modules")));
+    command
+}
+
+/// Java with the driver installed; it runs a source file.
+pub fn java() -> Command {
+    let mut command = Command::new("java");
+    // The Debian package of libpostgresql-jdbc-java has no other place.
+    command.arg("-cp").arg(installed("/usr/share/java/postgresql.jar".into()));
+    command
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,21 +121,10 @@ async fn django() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_postgres() {
-    drive("node-postgres/run.js", || {
-        let mut command = Command::new("node");
-        command.env("NODE_PATH", installed(drivers().join("drivers/node/node_modules")));
-        command
-    })
-    .await;
+    drive("node-postgres/run.js", node).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pgjdbc() {
-    drive("pgjdbc/Run.java", || {
-        let mut command = Command::new("java");
-        // The Debian package of libpostgresql-jdbc-java has no other place.
-        command.arg("-cp").arg(installed("/usr/share/java/postgresql.jar".into()));
-        command
-    })
-    .await;
+    drive("pgjdbc/Run.java", java).await;
 }

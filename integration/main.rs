@@ -4,6 +4,7 @@
 //! are kept per database); tests that break nodes have a cluster of their own.
 
 mod access;
+mod certificates;
 mod consistency;
 mod corpus;
 mod demo;
@@ -17,6 +18,7 @@ mod limits;
 mod login;
 mod server_login;
 mod throwaway;
+mod tls;
 mod traffic;
 mod volume;
 mod wire;

@@ -12,6 +12,7 @@ use causeway::protocol::{Blame, ErrorReport, write};
 use causeway::server::cancel::cancel;
 use causeway::server::connect::connect;
 use causeway::server::{ConnectError, Established, ServerLogin};
+use causeway::tls::Connector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::{Config, NoTls};
 
@@ -46,7 +47,7 @@ async fn server() -> (Cluster, Address) {
     let address = Address { host: "127.0.0.1".to_owned(), port: node.port() };
     let trusted = login("trusted", None);
     for _ in 0..600 {
-        if connect(&address, &trusted, PATIENCE).await.is_ok() {
+        if connect(&address, &Connector::disabled(), &trusted, PATIENCE).await.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -93,8 +94,9 @@ async fn causeway_logs_in_however_it_is_asked() {
         ("prohibited", "a\u{7}b"),
     ] {
         let login = login(user, Some(password));
-        let mut server =
-            connect(&address, &login, PATIENCE).await.unwrap_or_else(|e| panic!("{user}: {e}"));
+        let mut server = connect(&address, &Connector::disabled(), &login, PATIENCE)
+            .await
+            .unwrap_or_else(|e| panic!("{user}: {e}"));
         assert!(matches!(server.stream, Stream::Tcp(_)));
         assert!(server.buffer.is_empty());
         assert!(server.process_id > 0);
@@ -109,33 +111,43 @@ async fn causeway_logs_in_however_it_is_asked() {
         assert!(row.1.ends_with(format!("{user}causeway test").as_bytes()));
     }
     for user in ["cleartext", "hashed", "scram"] {
-        let wrong = connect(&address, &login(user, Some("wrong")), PATIENCE).await.unwrap_err();
+        let wrong =
+            connect(&address, &Connector::disabled(), &login(user, Some("wrong")), PATIENCE)
+                .await
+                .unwrap_err();
         assert_eq!(wrong.report().sqlstate, "28P01", "{user}");
         assert_eq!(wrong.blame(), Blame::Operator);
-        let none = connect(&address, &login(user, None), PATIENCE).await.unwrap_err();
+        let none = connect(&address, &Connector::disabled(), &login(user, None), PATIENCE)
+            .await
+            .unwrap_err();
         assert!(matches!(none, ConnectError::NoPassword), "{user}: {none:?}");
     }
     let mut nowhere = login("trusted", None);
     nowhere.database = "nowhere".to_owned();
-    let error = connect(&address, &nowhere, PATIENCE).await.unwrap_err();
+    let error = connect(&address, &Connector::disabled(), &nowhere, PATIENCE).await.unwrap_err();
     assert_eq!((&*error.report().sqlstate, error.blame()), ("3D000", Blame::Client));
-    let locked = connect(&address, &login("locked", None), PATIENCE).await.unwrap_err();
+    let locked = connect(&address, &Connector::disabled(), &login("locked", None), PATIENCE)
+        .await
+        .unwrap_err();
     assert_eq!(locked.report().sqlstate, "28000");
     drop(cluster);
-    let gone = connect(&address, &login("trusted", None), PATIENCE).await.unwrap_err();
+    let gone = connect(&address, &Connector::disabled(), &login("trusted", None), PATIENCE)
+        .await
+        .unwrap_err();
     assert!(matches!(gone, ConnectError::Unreachable(_)), "{gone:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_reaches_the_process_it_names() {
     let (_cluster, address) = server().await;
-    let mut server = connect(&address, &login("trusted", None), PATIENCE).await.unwrap();
+    let mut server =
+        connect(&address, &Connector::disabled(), &login("trusted", None), PATIENCE).await.unwrap();
     let (process_id, key) = (server.process_id, server.secret_key.clone());
     let sleeping = tokio::spawn(async move { query(&mut server, "SELECT pg_sleep(600)").await });
     // A wrong key is no error and does nothing; so is a cancel that comes before the query.
-    cancel(&address, process_id, b"nope", PATIENCE).await.unwrap();
+    cancel(&address, &Connector::disabled(), process_id, b"nope", PATIENCE).await.unwrap();
     while !sleeping.is_finished() {
-        cancel(&address, process_id, &key, PATIENCE).await.unwrap();
+        cancel(&address, &Connector::disabled(), process_id, &key, PATIENCE).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let came = sleeping.await.unwrap();

@@ -78,6 +78,7 @@ need_drivers() {
         "$python/bin/pip" install --quiet -r "$target/drivers/requirements.txt"
         mv "$target/drivers/requirements.txt" "$python/"
     fi
+    have openssl || install openssl
     # A source file is run by the compiler's module, which a runtime alone has not.
     have javac || install default-jdk-headless
     [ -e /usr/share/java/postgresql.jar ] || install libpostgresql-jdbc-java

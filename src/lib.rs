@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! 0 protocol  sql  config      three leaves that know no Tokio: bytes, text, settings
-//! 1 telemetry  net             counters and logs; sockets
+//! 1 telemetry  tls  net        counters and logs; encryption; sockets
 //! 2 auth  cluster              who may enter; which node is what
 //! 3 catalog  client  server    what a database knows; the two kinds of connection
 //! 4 pool  routing              servers on loan; where a statement goes, and why
@@ -36,3 +36,4 @@ pub mod server;
 pub mod session;
 pub mod sql;
 pub mod telemetry;
+pub mod tls;

@@ -11,7 +11,7 @@ use rand::RngCore;
 use subtle::ConstantTimeEq;
 
 use super::role::{Kept, Role};
-use super::scram::{AwaitingFirst, Standing};
+use super::scram::{AwaitingFirst, Binding, Standing};
 use super::secret::ServerSecret;
 use super::verifier::{ITERATIONS, InvalidVerifier, SALT_LENGTH, Verifier, hmac};
 use crate::config::Settings;
@@ -70,12 +70,12 @@ pub enum Doom {
 }
 
 impl Challenge {
-    /// Begins the exchange.
+    /// Begins the exchange, bound to what it may be bound to.
     #[must_use]
-    pub fn begin(&self) -> AwaitingFirst<'_> {
+    pub fn begin<'a>(&'a self, binding: Binding<'a>) -> AwaitingFirst<'a> {
         let doomed = self.doom.is_some() || self.md5.is_some();
         let standing = if doomed { Standing::Doomed } else { Standing::Genuine };
-        AwaitingFirst::new(&self.verifier, standing)
+        AwaitingFirst::new(&self.verifier, standing).bound_to(binding)
     }
 }
 

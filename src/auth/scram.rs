@@ -4,8 +4,9 @@
 //! [`AwaitingFirst`] → [`AwaitingFinal`] → the server's last word. Owns the syntax of SCRAM's
 //! messages and PostgreSQL's wording of its refusals. Knows no frames and no sockets.
 //!
-//! Source: RFC 5802, RFC 7677 and PostgreSQL's `src/backend/libpq/auth-scram.c`. Channel binding
-//! is not offered, so a client may say `n` (does not bind) or `y` (would, but we do not offer it).
+//! Source: RFC 5802, RFC 7677 and PostgreSQL's `src/backend/libpq/auth-scram.c`. Where the connection
+//! can be bound to (TLS), [`MECHANISM_PLUS`] is offered beside [`MECHANISM`]; a client that then says
+//! that it would bind but was not offered it (`y`) has been lied to by somebody in between.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +20,10 @@ use crate::protocol::{Blame, ErrorReport};
 
 /// The mechanism's name.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+/// The mechanism's name with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
+/// The one type of channel binding that there is.
+const END_POINT: &str = "tls-server-end-point";
 /// Random bytes in the server's part of the nonce, as in PostgreSQL.
 const NONCE_LENGTH: usize = 18;
 
@@ -29,6 +34,17 @@ pub enum Standing {
     Genuine,
     /// Nothing lets it in: the user does not exist or has no password, and is not to notice.
     Doomed,
+}
+
+/// What the exchange may be bound to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding<'a> {
+    /// Nothing: there is no TLS, or none that can be bound to.
+    Impossible,
+    /// Nothing: it was offered, and the client chose the mechanism without.
+    Declined,
+    /// The client chose the mechanism that binds; this is the connection's `tls-server-end-point`.
+    EndPoint(&'a [u8]),
 }
 
 /// Why an exchange failed. All but [`ScramError::Mismatch`] are breaches of the protocol.
@@ -55,6 +71,15 @@ pub enum ScramError {
     /// The last message's channel binding is not the one announced in the first.
     #[error("unexpected SCRAM channel-binding attribute in client-final-message")]
     ChannelBinding,
+    /// The client is bound to another certificate than ours: somebody is in between.
+    #[error("SCRAM channel binding check failed")]
+    BindingCheck,
+    /// The client believes that channel binding was not offered, and it was.
+    #[error("SCRAM channel binding negotiation error")]
+    BindingNegotiation,
+    /// A type of channel binding that we do not have.
+    #[error("unsupported SCRAM channel-binding type")]
+    BindingType,
 }
 
 /// Where a message leaves the grammar, in PostgreSQL's words.
@@ -75,6 +100,12 @@ pub enum Malformed {
          channel binding data."
     )]
     ChannelBindingData,
+    /// `n` or `y`, though the client chose the mechanism that binds.
+    #[error(
+        "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel \
+         binding data."
+    )]
+    NoChannelBindingData,
     /// Neither `n`, `y` nor `p`.
     #[error("Unexpected channel-binding flag {0}.")]
     ChannelBindingFlag(Shown),
@@ -134,9 +165,14 @@ impl ScramError {
             }
             Self::NonceMismatch => ErrorReport::fatal("08P01", "invalid SCRAM response")
                 .with_detail("Nonce does not match."),
-            Self::NonceCharacters | Self::ChannelBinding => {
+            Self::NonceCharacters | Self::ChannelBinding | Self::BindingType => {
                 ErrorReport::fatal("08P01", self.to_string())
             }
+            Self::BindingCheck => ErrorReport::fatal("28000", self.to_string()),
+            Self::BindingNegotiation => ErrorReport::fatal("28000", self.to_string()).with_detail(
+                "The client supports SCRAM channel binding but thinks the server does not.  \
+                 However, this server does support channel binding.",
+            ),
         }
     }
 }
@@ -160,6 +196,7 @@ pub fn nonce() -> String {
 pub struct AwaitingFirst<'a> {
     verifier: &'a Verifier,
     standing: Standing,
+    binding: Binding<'a>,
 }
 
 /// The exchange after the server's challenge.
@@ -167,8 +204,9 @@ pub struct AwaitingFirst<'a> {
 pub struct AwaitingFinal<'a> {
     verifier: &'a Verifier,
     standing: Standing,
-    /// `biws` or `eSws`: the base64 of the header that the client sent.
-    channel_binding: &'static str,
+    /// The base64 of the header that the client sent, and of what it must be bound to.
+    channel_binding: String,
+    bound: bool,
     nonce: String,
     /// `client-first-message-bare "," server-first-message ","`
     auth_message: String,
@@ -187,7 +225,13 @@ impl<'a> AwaitingFirst<'a> {
     /// Begins an exchange that `verifier` judges.
     #[must_use]
     pub fn new(verifier: &'a Verifier, standing: Standing) -> Self {
-        Self { verifier, standing }
+        Self { verifier, standing, binding: Binding::Impossible }
+    }
+
+    /// With what the exchange may be bound to.
+    #[must_use]
+    pub fn bound_to(self, binding: Binding<'a>) -> Self {
+        Self { binding, ..self }
     }
 
     /// Takes client-first-message; gives the next state and server-first-message. `server_nonce`
@@ -201,17 +245,7 @@ impl<'a> AwaitingFirst<'a> {
         server_nonce: &str,
     ) -> Result<(AwaitingFinal<'a>, String), ScramError> {
         let mut reader = Reader::new(message)?;
-        let channel_binding = match reader.peek() {
-            Some(b'n') => "biws",
-            Some(b'y') => "eSws",
-            Some(b'p') => return Err(Malformed::ChannelBindingData.into()),
-            other => return Err(Malformed::ChannelBindingFlag(Shown(other)).into()),
-        };
-        reader.skip();
-        match reader.peek() {
-            Some(b',') => reader.skip(),
-            other => return Err(Malformed::Comma(Shown(other)).into()),
-        }
+        let channel_binding = reader.channel_binding(self.binding)?;
         match reader.peek() {
             Some(b',') => reader.skip(),
             Some(b'a') => return Err(ScramError::AuthorizationIdentity),
@@ -238,8 +272,11 @@ impl<'a> AwaitingFirst<'a> {
             self.verifier.iterations
         );
         let auth_message = format!("{bare},{challenge},");
-        let Self { verifier, standing } = self;
-        Ok((AwaitingFinal { verifier, standing, channel_binding, nonce, auth_message }, challenge))
+        let Self { verifier, standing, binding } = self;
+        let bound = matches!(binding, Binding::EndPoint(_));
+        let next =
+            AwaitingFinal { verifier, standing, channel_binding, bound, nonce, auth_message };
+        Ok((next, challenge))
     }
 }
 
@@ -252,7 +289,11 @@ impl AwaitingFinal<'_> {
     pub fn on_client_final(self, message: &[u8]) -> Result<Accepted, ScramError> {
         let mut reader = Reader::new(message)?;
         if reader.attribute('c')? != self.channel_binding {
-            return Err(ScramError::ChannelBinding);
+            return Err(if self.bound {
+                ScramError::BindingCheck
+            } else {
+                ScramError::ChannelBinding
+            });
         }
         let nonce = reader.attribute('r')?;
         let (without_proof, proof) = loop {
@@ -318,6 +359,33 @@ impl<'m> Reader<'m> {
 
     fn peek(&self) -> Option<u8> {
         self.rest.as_bytes().first().copied()
+    }
+
+    /// Reads the flag of the header and the comma behind it; gives what `c=` must be at the end.
+    fn channel_binding(&mut self, binding: Binding<'_>) -> Result<String, ScramError> {
+        match (self.peek(), binding) {
+            (Some(b'n' | b'y'), Binding::EndPoint(_)) => {
+                Err(Malformed::NoChannelBindingData.into())
+            }
+            (Some(b'y'), Binding::Declined) => Err(ScramError::BindingNegotiation),
+            (Some(b'p'), Binding::EndPoint(hash)) => {
+                if self.attribute('p')? != END_POINT {
+                    return Err(ScramError::BindingType);
+                }
+                let header = [format!("p={END_POINT},,").as_bytes(), hash].concat();
+                Ok(STANDARD.encode(header))
+            }
+            (Some(b'p'), _) => Err(Malformed::ChannelBindingData.into()),
+            (Some(flag @ (b'n' | b'y')), _) => {
+                self.skip();
+                match self.peek() {
+                    Some(b',') => self.skip(),
+                    other => return Err(Malformed::Comma(Shown(other)).into()),
+                }
+                Ok(STANDARD.encode(format!("{},,", char::from(flag))))
+            }
+            (other, _) => Err(Malformed::ChannelBindingFlag(Shown(other)).into()),
+        }
     }
 
     /// Steps over the ASCII character that was peeked at.
@@ -466,6 +534,59 @@ mod tests {
                 // What is malformed is so for everybody.
                 assert_eq!(last(Standing::Doomed, message), found, "{message}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_first_message_may_be_bound_to() {
+        use Binding::{Declined, EndPoint, Impossible};
+        let no_data = Malformed::NoChannelBindingData;
+        let data = Malformed::ChannelBindingData;
+        let cases: &[(&str, Binding<'_>, Result<(), ScramError>)] = &[
+            ("n,,n=,r=x", Declined, Ok(())),
+            // Somebody has taken the offer out of what the client was sent.
+            ("y,,n=,r=x", Declined, Err(ScramError::BindingNegotiation)),
+            ("p=tls-server-end-point,,n=,r=x", Declined, Err(data.into())),
+            ("y,,n=,r=x", Impossible, Ok(())),
+            ("p=tls-server-end-point,,n=,r=x", EndPoint(b"hash"), Ok(())),
+            ("n,,n=,r=x", EndPoint(b"hash"), Err(no_data.into())),
+            ("y,,n=,r=x", EndPoint(b"hash"), Err(no_data.into())),
+            ("p=tls-unique,,n=,r=x", EndPoint(b"hash"), Err(ScramError::BindingType)),
+            ("p=,,n=,r=x", EndPoint(b"hash"), Err(ScramError::BindingType)),
+            ("p,,n=,r=x", EndPoint(b"hash"), Err(Malformed::Equals(Shown(Some(b'p'))).into())),
+            (
+                "p=tls-server-end-point",
+                EndPoint(b"hash"),
+                Err(Malformed::UnexpectedAttribute(Shown(None)).into()),
+            ),
+            (
+                "p=tls-server-end-point,a=root,n=,r=x",
+                EndPoint(b"hash"),
+                Err(ScramError::AuthorizationIdentity),
+            ),
+            (
+                "x,,n=,r=x",
+                EndPoint(b""),
+                Err(Malformed::ChannelBindingFlag(Shown(Some(b'x'))).into()),
+            ),
+        ];
+        let verifier = pencil();
+        for (message, binding, expected) in cases {
+            let exchange = AwaitingFirst::new(&verifier, Standing::Genuine).bound_to(*binding);
+            let found = exchange.on_client_first(message.as_bytes(), SERVER_NONCE).map(|_| ());
+            assert_eq!(found, *expected, "{message} {binding:?}");
+        }
+    }
+
+    #[test]
+    fn reports_about_bindings_are_postgresqls() {
+        for (error, sqlstate) in [
+            (ScramError::BindingCheck, "28000"),
+            (ScramError::BindingNegotiation, "28000"),
+            (ScramError::BindingType, "08P01"),
+            (Malformed::NoChannelBindingData.into(), "08P01"),
+        ] {
+            assert_eq!(error.report("app").sqlstate, sqlstate, "{error}");
         }
     }
 

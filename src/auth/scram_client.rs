@@ -15,10 +15,21 @@ use super::scram::nonce;
 use super::secret::ScramKeys;
 use super::verifier::{Key, prepare};
 
-pub use super::scram::MECHANISM;
+pub use super::scram::{MECHANISM, MECHANISM_PLUS};
 
 /// The most rounds that a server may ask for: it could keep a thread busy for minutes otherwise.
 const MOST_ITERATIONS: u32 = 100_000;
+
+/// What an exchange is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// Nothing: there is no TLS, or none that can be bound to.
+    Impossible,
+    /// Nothing, though we could: the server does not offer it.
+    NotOffered,
+    /// The server's certificate (`tls-server-end-point`).
+    EndPoint(Vec<u8>),
+}
 
 /// A server's part of the exchange that does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +73,10 @@ impl Prover {
 pub struct AwaitingChallenge {
     prover: Prover,
     nonce: String,
+    /// What our first message says of channel binding.
+    header: &'static str,
+    /// What our last one says of it behind that.
+    bound_to: Vec<u8>,
     message: String,
 }
 
@@ -71,16 +86,18 @@ pub struct AwaitingProof {
     server_signature: Key,
 }
 
-/// What we say of channel binding: that we do not do it.
-const GS2_HEADER: &str = "n,,";
-
 impl AwaitingChallenge {
-    /// Begins an exchange without channel binding.
+    /// Begins an exchange; with [`Binding::EndPoint`] it is [`MECHANISM_PLUS`].
     #[must_use]
-    pub fn new(prover: Prover) -> Self {
+    pub fn new(prover: Prover, binding: Binding) -> Self {
+        let (header, bound_to) = match binding {
+            Binding::Impossible => ("n,,", Vec::new()),
+            Binding::NotOffered => ("y,,", Vec::new()),
+            Binding::EndPoint(hash) => ("p=tls-server-end-point,,", hash),
+        };
         let nonce = nonce();
-        let message = format!("{GS2_HEADER}n=,r={nonce}");
-        Self { prover, nonce, message }
+        let message = format!("{header}n=,r={nonce}");
+        Self { prover, nonce, header, bound_to, message }
     }
 
     /// client-first-message.
@@ -114,8 +131,9 @@ impl AwaitingChallenge {
             Prover::Keys(keys) if keys.fit(&salt, iterations) => keys,
             Prover::Keys(_) => return Err(ScramClientError::OtherVerifier),
         };
-        let without_proof = format!("c={},r={nonce}", STANDARD.encode(GS2_HEADER));
-        let bare = &self.message[GS2_HEADER.len()..];
+        let binding = [self.header.as_bytes(), &self.bound_to].concat();
+        let without_proof = format!("c={},r={nonce}", STANDARD.encode(binding));
+        let bare = &self.message[self.header.len()..];
         let auth_message: [&[u8]; 5] =
             [bare.as_bytes(), b",", challenge, b",", without_proof.as_bytes()];
         let proof = STANDARD.encode(keys.proof(&auth_message));
@@ -167,14 +185,14 @@ fn parse_challenge(text: &str) -> Result<(&str, Vec<u8>, NonZeroU32), ScramClien
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::scram::{AwaitingFirst, ScramError, Standing, nonce};
+    use crate::auth::scram::{self, AwaitingFirst, ScramError, Standing, nonce};
     use crate::auth::verifier::{ITERATIONS, Verifier};
 
     /// Both of our sides against each other; the other tests let real drivers and servers judge.
     fn exchange(ours: &str, theirs: &str) -> Result<(), ScramError> {
         let verifier = Verifier::derive(theirs, b"0123456789abcdef", ITERATIONS);
         let server = AwaitingFirst::new(&verifier, Standing::Genuine);
-        let client = AwaitingChallenge::new(Prover::password(ours));
+        let client = AwaitingChallenge::new(Prover::password(ours), Binding::Impossible);
         let (server, challenge) = server.on_client_first(client.message(), &nonce())?;
         let client = client.on_challenge(challenge.as_bytes()).unwrap();
         let accepted = server.on_client_final(client.message())?;
@@ -197,7 +215,7 @@ mod tests {
         let verifier = |salt: &[u8]| Verifier::derive("secret", salt, ITERATIONS);
         let login = |verifier: &Verifier, prover: Prover| {
             let server = AwaitingFirst::new(verifier, Standing::Genuine);
-            let client = AwaitingChallenge::new(prover);
+            let client = AwaitingChallenge::new(prover, Binding::Impossible);
             let (server, challenge) = server.on_client_first(client.message(), &nonce()).unwrap();
             let client = client.on_challenge(challenge.as_bytes())?;
             let accepted = server.on_client_final(client.message()).expect("a proof that fits");
@@ -208,7 +226,9 @@ mod tests {
         let keys = Arc::new(login(&ours, Prover::password("secret")).unwrap());
         let again = login(&ours, Prover::Keys(keys.clone())).unwrap();
         assert_eq!(again, *keys, "and is recovered from that exchange as well");
-        assert!(!AwaitingChallenge::new(Prover::Keys(keys.clone())).is_costly());
+        assert!(
+            !AwaitingChallenge::new(Prover::Keys(keys.clone()), Binding::Impossible).is_costly()
+        );
         let other = login(&verifier(b"another salt 123"), Prover::Keys(keys.clone()));
         assert_eq!(other, Err(ScramClientError::OtherVerifier));
         let rounds = Verifier::derive("secret", b"0123456789abcdef", NonZeroU32::MIN);
@@ -216,9 +236,34 @@ mod tests {
     }
 
     #[test]
+    fn both_sides_are_bound_to_the_same() {
+        let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS);
+        let exchange = |client, server| {
+            let server = AwaitingFirst::new(&verifier, Standing::Genuine).bound_to(server);
+            let client = AwaitingChallenge::new(Prover::password("secret"), client);
+            let (server, challenge) = server.on_client_first(client.message(), &nonce())?;
+            let client = client.on_challenge(challenge.as_bytes()).unwrap();
+            let accepted = server.on_client_final(client.message())?;
+            client.on_server_final(accepted.message.as_bytes()).unwrap();
+            Ok(())
+        };
+        let end_point = |hash: &[u8]| Binding::EndPoint(hash.to_vec());
+        for (client, server, expected) in [
+            (end_point(b"one"), scram::Binding::EndPoint(b"one"), Ok(())),
+            // Two TLS connections with somebody in between.
+            (end_point(b"his"), scram::Binding::EndPoint(b"one"), Err(ScramError::BindingCheck)),
+            (Binding::NotOffered, scram::Binding::Impossible, Ok(())),
+            (Binding::NotOffered, scram::Binding::Declined, Err(ScramError::BindingNegotiation)),
+            (Binding::Impossible, scram::Binding::Declined, Ok(())),
+        ] {
+            assert_eq!(exchange(client.clone(), server), expected, "{client:?} {server:?}");
+        }
+    }
+
+    #[test]
     fn challenges_that_do_not_hold() {
         let salt = "s=MDEyMzQ1Njc4OWFiY2RlZg==";
-        let client = AwaitingChallenge::new(Prover::password("secret"));
+        let client = AwaitingChallenge::new(Prover::password("secret"), Binding::Impossible);
         let ours = client.nonce.clone();
         assert_eq!(ours.len(), 24);
         assert!(matches!(
@@ -231,12 +276,12 @@ mod tests {
             "e=other-error".to_owned(),
             format!("r=someone-elses,{salt},i=4096"),
         ] {
-            let found = AwaitingChallenge::new(Prover::password("secret"))
+            let found = AwaitingChallenge::new(Prover::password("secret"), Binding::Impossible)
                 .on_challenge(challenge.as_bytes());
             assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{challenge}");
         }
         for tail in ["i=4096", "s=!,i=1", "s=AA==,i=", "s=AA==,i=100001", "s=AA==,i=-1"] {
-            let client = AwaitingChallenge::new(Prover::password("secret"));
+            let client = AwaitingChallenge::new(Prover::password("secret"), Binding::Impossible);
             let ours = client.nonce.clone();
             let found = client.on_challenge(format!("r={ours}x,{tail}").as_bytes());
             assert!(matches!(found, Err(ScramClientError::Challenge(_))), "{tail}");
@@ -253,7 +298,7 @@ mod tests {
             "x",
             "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=",
         ] {
-            let client = AwaitingChallenge::new(Prover::password("secret"));
+            let client = AwaitingChallenge::new(Prover::password("secret"), Binding::Impossible);
             let ours = client.nonce.clone();
             let client = client.on_challenge(format!("r={ours}x,s=AA==,i=1").as_bytes()).unwrap();
             let found = client.on_server_final(last.as_bytes());

@@ -16,6 +16,7 @@ use tokio_postgres::types::{FromSql, Timestamp, Type};
 use super::source::{LoadError, Primary, Source};
 use crate::auth::role::{Kept, Role};
 use crate::config::settings::AuthQuery;
+use crate::tls::ConnectorCell;
 
 /// Answers kept, those for names that do not exist included.
 const MOST: usize = 10_000;
@@ -55,10 +56,10 @@ struct Known {
 }
 
 impl Roles {
-    /// Asks the node that `node` names.
+    /// Asks the node that `node` names, by way of `connector`.
     #[must_use]
-    pub fn new(settings: &AuthQuery, node: Primary) -> Self {
-        let source = Source::new(&settings.user, settings.password.as_ref(), node).named(
+    pub fn new(settings: &AuthQuery, connector: ConnectorCell, node: Primary) -> Self {
+        let source = Source::new(&settings.user, settings.password.as_ref(), connector, node).named(
             "causeway auth_query",
             "-c statement_timeout=5s -c default_transaction_read_only=on -c search_path=pg_catalog",
         );

@@ -6,12 +6,12 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use super::load;
 use super::snapshot::Catalog;
 use crate::config::settings::{Address, Secret};
+use crate::tls::{Connector, ConnectorCell};
 
 /// A look at a catalog that takes longer is given up.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ pub type Primary = Arc<dyn Fn() -> Option<Address> + Send + Sync>;
 pub struct Source {
     user: String,
     password: Option<Secret>,
+    connector: ConnectorCell,
     primary: Primary,
     application_name: &'static str,
     options: &'static str,
@@ -33,7 +34,8 @@ pub struct Source {
 /// One connection per database, to the primary of the moment.
 #[derive(Default)]
 struct Pools {
-    address: Option<Address>,
+    /// Where to and how.
+    route: Option<(Address, Connector)>,
     by_database: FxHashMap<Box<str>, Pool>,
 }
 
@@ -84,10 +86,16 @@ pub struct Server {
 impl Source {
     /// With this login, from the node that `primary` names.
     #[must_use]
-    pub fn new(user: &str, password: Option<&Secret>, primary: Primary) -> Self {
+    pub fn new(
+        user: &str,
+        password: Option<&Secret>,
+        connector: ConnectorCell,
+        primary: Primary,
+    ) -> Self {
         Self {
             user: user.to_owned(),
             password: password.cloned(),
+            connector,
             primary,
             application_name: "causeway catalog",
             options: "-c statement_timeout=10s -c default_transaction_read_only=on",
@@ -114,10 +122,12 @@ impl Source {
 
     fn pool(&self, address: &Address, database: &str) -> Result<Pool, LoadError> {
         let mut pools = self.pools.lock();
-        if pools.address.as_ref() != Some(address) {
+        let route = (address.clone(), self.connector.load());
+        if pools.route.as_ref() != Some(&route) {
             pools.by_database.clear();
-            pools.address = Some(address.clone());
+            pools.route = Some(route.clone());
         }
+        let (_, connector) = route;
         if let Some(pool) = pools.by_database.get(database) {
             return Ok(pool.clone());
         }
@@ -128,13 +138,14 @@ impl Source {
             .user(&self.user)
             .dbname(database)
             .application_name(self.application_name)
+            .ssl_mode(connector.ssl_mode(address))
             .connect_timeout(TIME_LIMIT)
             .options(self.options);
         if let Some(password) = &self.password {
             config.password(password.expose());
         }
         let recycling_method = RecyclingMethod::Fast;
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
+        let manager = Manager::from_config(config, connector, ManagerConfig { recycling_method });
         let pool = Pool::builder(manager)
             .max_size(1)
             .runtime(Runtime::Tokio1)

@@ -5,6 +5,7 @@
 mod access;
 mod advice;
 mod look;
+mod tls;
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -48,9 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let settings = config::load(&arguments.config)?;
     println!("{} is valid.\n\n{}", arguments.config.display(), summary(&settings));
     let mut findings = in_file(&arguments.config, &settings);
-    if arguments.connect {
+    let connector = tls::load(&settings, &mut findings);
+    if let Some(connector) = connector.filter(|_| arguments.connect) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let looked = runtime.block_on(look::at_all(&settings));
+        let looked = runtime.block_on(look::at_all(&settings, &connector));
         print!("{}", looked.table);
         findings.extend(looked.findings);
     }
@@ -164,6 +166,7 @@ fn summary(settings: &Settings) -> String {
             time(pool.wait)
         ),
     );
+    line("tls", tls::summary(settings));
     line("routing", routing(settings));
     let users: Vec<_> = settings.users.iter().map(|user| shown_user(user, pool.size)).collect();
     if settings.auth_query.is_some() || !users.is_empty() {
@@ -245,6 +248,7 @@ mod tests {
             "node     a:1, weight 1\n",
             "node     b b:2, weight 1, zone z\n",
             "ejected over 2s of lag or 64.0 MiB of WAL, and back under 500ms 3 times in a row\n",
+            "tls      to clients: disable; to nodes: prefer\n",
             "consistency session, round-robin; without a replica the primary serves reads\n",
             "users    plain (5 servers), none, verifier\n",
         ] {

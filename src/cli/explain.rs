@@ -18,10 +18,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::registry::next_version;
 use crate::catalog::{Catalog, Source};
+use crate::cluster::probe;
 use crate::config::settings::{Address, Monitor, Settings};
 use crate::routing::{Asked, LearnedShapes, Router, SessionView, decide};
 use crate::sql::statement::Lexis;
 use crate::sql::{self, ScriptCache};
+use crate::tls::{Connector, ConnectorCell};
 use report::{Report, one_line};
 
 /// A node that does not answer a first question within this time is passed over.
@@ -144,10 +146,16 @@ impl<'a> Explainer<'a> {
         let source = if arguments.offline {
             None
         } else {
-            let primary = find_primary(settings).await?;
+            let connector = Connector::load(&settings.node_tls)?;
+            let primary = find_primary(settings, &connector).await?;
             let monitor = &settings.monitor;
             let primary = Arc::new(move || Some(primary.clone()));
-            Some(Source::new(&monitor.user, monitor.password.as_ref(), primary))
+            Some(Source::new(
+                &monitor.user,
+                monitor.password.as_ref(),
+                ConnectorCell::new(connector),
+                primary,
+            ))
         };
         let shape_of = |example: &str| sql::analyze(example.as_bytes(), Lexis::default()).shape;
         Ok(Self {
@@ -230,10 +238,11 @@ impl<'a> Explainer<'a> {
 }
 
 /// The first node that is not in recovery.
-async fn find_primary(settings: &Settings) -> anyhow::Result<Address> {
+async fn find_primary(settings: &Settings, connector: &Connector) -> anyhow::Result<Address> {
     let mut refusals = Vec::new();
     for node in &settings.nodes {
-        let asked = tokio::time::timeout(ASK_LIMIT, is_primary(&node.address, &settings.monitor));
+        let asked = is_primary(&node.address, &settings.monitor, connector);
+        let asked = tokio::time::timeout(ASK_LIMIT, asked);
         match asked.await {
             Ok(Ok(true)) => return Ok(node.address.clone()),
             Ok(Ok(false)) => refusals.push(format!("{}: a replica", node.name)),
@@ -247,13 +256,13 @@ async fn find_primary(settings: &Settings) -> anyhow::Result<Address> {
         .context("found no primary for the catalog (--offline does without)")
 }
 
-async fn is_primary(address: &Address, monitor: &Monitor) -> Result<bool, tokio_postgres::Error> {
-    let mut config = tokio_postgres::Config::new();
-    config.host(&address.host).port(address.port).user(&monitor.user).dbname(&monitor.database);
-    if let Some(password) = &monitor.password {
-        config.password(password.expose());
-    }
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+async fn is_primary(
+    address: &Address,
+    monitor: &Monitor,
+    connector: &Connector,
+) -> Result<bool, tokio_postgres::Error> {
+    let config = probe::login(monitor, connector, address, &monitor.database, "causeway explain");
+    let (client, connection) = config.connect(connector.clone()).await?;
     let connection = tokio::spawn(connection);
     let asked = client.query_one("select not pg_catalog.pg_is_in_recovery()", &[]).await;
     drop(client);

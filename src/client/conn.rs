@@ -134,6 +134,7 @@ impl ClientConn {
     pub async fn flush(&mut self) -> io::Result<()> {
         self.writing = true;
         self.stream.write_all(&self.output).await?;
+        self.stream.flush().await?;
         self.writing = false;
         self.output.clear();
         Ok(())

@@ -24,6 +24,10 @@ use crate::protocol::startup::{
     self, CancelKey, GSSENC_REQUEST, SSL_REQUEST, Startup, StartupError, StartupPacket,
 };
 use crate::protocol::{Blame, ErrorReport};
+use crate::tls::{self, Acceptor};
+
+/// The first byte of a TLS handshake. As the first of a length it would claim some 370 MB.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a login is judged by.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +47,8 @@ pub struct Entrance<'a> {
     /// Set when nobody may enter now (too many clients, shutting down): what a client hears once it
     /// has said what it wants. Cancel requests pass all the same.
     pub closed: Option<&'a ErrorReport>,
+    /// What is offered of TLS.
+    pub tls: Option<&'a Acceptor>,
 }
 
 /// What came of a connection.
@@ -116,6 +122,26 @@ pub enum HandshakeError {
     /// A way to prove itself that its connection does not allow.
     #[error("connection requires a valid client certificate")]
     NoCertificate,
+    /// It came without TLS, which it must use.
+    #[error("connection requires TLS")]
+    TlsRequired,
+    /// Its certificate is another's.
+    #[error(
+        "certificate authentication failed for user \"{user}\": the certificate's common name is {}",
+        name.as_deref().unwrap_or("missing")
+    )]
+    Certificate {
+        /// Who it says it is.
+        user: String,
+        /// Whom the certificate names.
+        name: Option<String>,
+    },
+    /// The TLS handshake failed. It has been told by an alert.
+    #[error("could not accept SSL connection: {0}")]
+    Tls(#[source] io::Error),
+    /// It began TLS at once without naming PostgreSQL's protocol.
+    #[error("received direct SSL connection request without ALPN protocol negotiation extension")]
+    NoAlpn,
     /// A role that is trusted does not exist.
     #[error("role \"{user}\" does not exist")]
     NoRole {
@@ -160,6 +186,10 @@ impl HandshakeError {
             Self::Closed(_) | Self::LookUp(_) => Blame::Operator,
             Self::Access(_)
             | Self::NoCertificate
+            | Self::TlsRequired
+            | Self::Certificate { .. }
+            | Self::Tls(_)
+            | Self::NoAlpn
             | Self::NoRole { .. }
             | Self::MayNotLogIn { .. }
             | Self::Startup(_)
@@ -184,6 +214,8 @@ impl HandshakeError {
             Self::Startup(StartupError::CancelLength)
             | Self::Timeout { started: false }
             | Self::Gone { .. }
+            | Self::Tls(_)
+            | Self::NoAlpn
             | Self::Io(_) => None,
             Self::Startup(error) => Some(error.report()),
             Self::Authentication { user, source, .. } => Some(source.report(user)),
@@ -195,6 +227,14 @@ impl HandshakeError {
             Self::NoCertificate | Self::NoRole { .. } | Self::MayNotLogIn { .. } => {
                 Some(ErrorReport::fatal("28000", self.to_string()))
             }
+            Self::TlsRequired => Some(
+                ErrorReport::fatal("28000", self.to_string())
+                    .with_hint("Connect with sslmode=require, or verify-full."),
+            ),
+            Self::Certificate { user, .. } => Some(ErrorReport::fatal(
+                "28000",
+                format!("certificate authentication failed for user \"{user}\""),
+            )),
             Self::LookUp(_) => Some(
                 ErrorReport::fatal("57P03", "the role could not be looked up")
                     .with_detail("The log of the proxy says why auth_query failed."),
@@ -244,8 +284,15 @@ pub async fn enter(
     buffer: BytesMut,
     entrance: Entrance<'_>,
 ) -> Result<Entered, HandshakeError> {
+    let deadline = Instant::now() + entrance.limits.startup_timeout;
     let mut wire = ReadAhead { stream, buffer };
-    match admit(&mut wire, entrance).await {
+    let mut admitted = admit(&mut wire, entrance, deadline).await;
+    if let Ok(Admitted::Tls { acceptor, direct }) = admitted {
+        wire = accept_tls(wire, acceptor, direct, deadline).await?;
+        admitted = admit(&mut wire, entrance, deadline).await;
+    }
+    match admitted {
+        Ok(Admitted::Tls { .. }) => unreachable!("inside of TLS no TLS is accepted"),
         Ok(Admitted::Session(startup, secret)) => Ok(Entered::Session(Welcome {
             stream: wire.stream,
             buffer: wire.buffer,
@@ -275,23 +322,55 @@ pub async fn refuse(stream: Stream, report: &ErrorReport) {
     ReadAhead { stream, buffer: BytesMut::new() }.close_after(&last).await;
 }
 
-enum Admitted {
+enum Admitted<'a> {
     Session(Startup, Option<ServerSecret>),
     Cancel(CancelKey),
+    /// TLS is to begin, and then all of it again.
+    Tls {
+        acceptor: &'a Acceptor,
+        /// Without having been asked for.
+        direct: bool,
+    },
 }
 
-/// The packet that says what a connection is for.
-enum First {
+/// The packet that says what a connection is for, or that it goes on in TLS.
+enum First<'a> {
     Session(Startup),
     Cancel(CancelKey),
+    Tls { acceptor: &'a Acceptor, direct: bool },
 }
 
-async fn admit(wire: &mut ReadAhead, entrance: Entrance<'_>) -> Result<Admitted, HandshakeError> {
-    let deadline = Instant::now() + entrance.limits.startup_timeout;
-    let opening = first_packets(wire, entrance.limits.startup_packet);
+/// The TLS handshake. A client with which it fails is told by an alert, not by an ErrorResponse.
+async fn accept_tls(
+    wire: ReadAhead,
+    acceptor: &Acceptor,
+    direct: bool,
+    deadline: Instant,
+) -> Result<ReadAhead, HandshakeError> {
+    let ReadAhead { stream, buffer } = wire;
+    let accepted = timeout_at(deadline, stream.accept_tls(acceptor.config().clone(), buffer)).await;
+    let stream = accepted
+        .map_err(|_| HandshakeError::Timeout { started: false })?
+        .map_err(HandshakeError::Tls)?;
+    let protocol = stream.tls().and_then(|agreed| agreed.alpn_protocol());
+    if direct && protocol != Some(tls::ALPN) {
+        return Err(HandshakeError::NoAlpn);
+    }
+    Ok(ReadAhead { stream, buffer: BytesMut::new() })
+}
+
+async fn admit<'a>(
+    wire: &mut ReadAhead,
+    entrance: Entrance<'a>,
+    deadline: Instant,
+) -> Result<Admitted<'a>, HandshakeError> {
+    // As PostgreSQL: TLS only over TCP, and once.
+    let offered = entrance.tls.filter(|_| matches!(wire.stream, Stream::Tcp(_)));
+    let opening = first_packets(wire, entrance.limits.startup_packet, offered);
     let startup = match timeout_at(deadline, opening).await {
         Ok(Ok(First::Session(startup))) => startup,
         Ok(Ok(First::Cancel(key))) => return Ok(Admitted::Cancel(key)),
+        Ok(Ok(First::Tls { acceptor, direct })) => return Ok(Admitted::Tls { acceptor, direct }),
         Ok(Err(error)) => return Err(error),
         Err(_) => return Err(HandshakeError::Timeout { started: false }),
     };
@@ -307,8 +386,19 @@ async fn admit(wire: &mut ReadAhead, entrance: Entrance<'_>) -> Result<Admitted,
 
 /// Reads packets up to the first that is no request for encryption. Each kind of such a request is
 /// answered at most once; after that its code is but an unknown version.
-async fn first_packets(wire: &mut ReadAhead, limit: usize) -> Result<First, HandshakeError> {
-    let (mut ssl_answered, mut gssenc_answered) = (false, false);
+async fn first_packets<'a>(
+    wire: &mut ReadAhead,
+    limit: usize,
+    offered: Option<&'a Acceptor>,
+) -> Result<First<'a>, HandshakeError> {
+    let inside_tls = wire.stream.tls().is_some();
+    let (mut ssl_answered, mut gssenc_answered) = (inside_tls, inside_tls);
+    if let Some(acceptor) = offered {
+        first_byte(wire).await?;
+        if wire.buffer[0] == TLS_HANDSHAKE {
+            return Ok(First::Tls { acceptor, direct: true });
+        }
+    }
     loop {
         match next_packet(wire, limit).await? {
             StartupPacket::Session(startup) => return Ok(First::Session(startup)),
@@ -320,8 +410,17 @@ async fn first_packets(wire: &mut ReadAhead, limit: usize) -> Result<First, Hand
                 return Err(startup::unsupported(GSSENC_REQUEST).into());
             }
             StartupPacket::Ssl => {
-                ssl_answered = true;
-                decline_encryption(wire, StartupError::DataAfterSsl).await?;
+                let Some(acceptor) = offered else {
+                    ssl_answered = true;
+                    decline_encryption(wire, StartupError::DataAfterSsl).await?;
+                    continue;
+                };
+                // What came in plain text must not be taken for what TLS has protected.
+                if !wire.buffer.is_empty() {
+                    return Err(StartupError::DataAfterSsl.into());
+                }
+                wire.write(b"S").await?;
+                return Ok(First::Tls { acceptor, direct: false });
             }
             StartupPacket::Gssenc => {
                 gssenc_answered = true;
@@ -331,13 +430,13 @@ async fn first_packets(wire: &mut ReadAhead, limit: usize) -> Result<First, Hand
     }
 }
 
+/// Waits for the first byte of a packet: a client that hangs up before has not been cut off.
+async fn first_byte(wire: &mut ReadAhead) -> Result<(), HandshakeError> {
+    wire.fill(1).await.map_err(|error| prove::as_reluctant(error.into()))
+}
+
 async fn next_packet(wire: &mut ReadAhead, limit: usize) -> Result<StartupPacket, HandshakeError> {
-    if wire.buffer.is_empty() {
-        wire.fill(1).await.map_err(|error| match HandshakeError::from(error) {
-            HandshakeError::Gone { .. } => HandshakeError::Gone { midway: false },
-            other => other,
-        })?;
-    }
+    first_byte(wire).await?;
     wire.fill(4).await?;
     let length_word = [wire.buffer[0], wire.buffer[1], wire.buffer[2], wire.buffer[3]];
     let length = startup::body_length(length_word, limit)?;

@@ -14,13 +14,15 @@ use rand::RngCore;
 
 use super::handshake::{Entrance, HandshakeError};
 use crate::auth::credentials::{Challenge, Doom};
-use crate::auth::scram::{self, ScramError};
+use crate::auth::scram::{self, Binding, ScramError};
 use crate::auth::{ServerSecret, Visitor, admit, md5};
 use crate::config::settings::Method;
-use crate::net::{PeerAddr, ReadAhead};
+use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::backend;
 use crate::protocol::frontend::SaslInitialResponse;
 use crate::protocol::startup::Startup;
+use crate::tls::Acceptor;
+use crate::tls::server::common_name;
 
 /// The longest message that a client may send while it proves itself, its length word included:
 /// PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
@@ -40,7 +42,18 @@ pub(super) async fn prove(
         PeerAddr::Local => None,
     };
     let Startup { user, database, protocol, .. } = startup;
-    let method = admit(entrance.access, &Visitor { address, user, database, tls: false })?;
+    let agreed = wire.stream.tls();
+    let accepted = entrance.tls.filter(|_| agreed.is_some());
+    if matches!(wire.stream, Stream::Tcp(_)) && entrance.tls.is_some_and(Acceptor::is_required) {
+        return Err(HandshakeError::TlsRequired);
+    }
+    let tls = agreed.is_some();
+    let method = admit(entrance.access, &Visitor { address, user, database, tls })?;
+    if let Some(acceptor) = accepted
+        && (method == Method::Cert || acceptor.wants_certificate())
+    {
+        certified(&wire.stream, acceptor, user)?;
+    }
     tokio::time::sleep(entrance.wait).await;
     let role = match entrance.roles {
         Some(roles) if entrance.credentials.needs_look_up(user) => roles.find(user).await?,
@@ -51,15 +64,17 @@ pub(super) async fn prove(
     if protocol.must_answer {
         backend::negotiate_protocol_version(&mut out, protocol.minor, &protocol.unrecognized);
     }
-    let mut exchange = Exchange { wire, out, user, challenge };
+    let end_point = accepted.and_then(Acceptor::end_point);
+    let mut exchange = Exchange { wire, out, user, challenge, end_point };
     let proved = match (method, exchange.challenge.md5.is_some()) {
-        (Method::Trust, _) if role.is_none() && !entrance.credentials.has(user) => {
+        (Method::Trust | Method::Cert, _) if role.is_none() && !entrance.credentials.has(user) => {
             return Err(HandshakeError::NoRole { user: user.clone() });
         }
         (Method::Trust, _) => Ok(None),
+        (Method::Cert, _) if accepted.is_some() => Ok(None),
         (Method::Md5, true) => exchange.md5().await,
         (Method::Scram | Method::Md5, _) => exchange.scram().await,
-        // Both are for encrypted connections only, which a rule cannot match without.
+        // The first two are for encrypted connections only, which a rule cannot match without.
         (Method::Cert | Method::Password | Method::Reject, _) => {
             return Err(HandshakeError::NoCertificate);
         }
@@ -77,12 +92,24 @@ pub(super) async fn prove(
     Ok(proved)
 }
 
+/// Whether the client has shown a certificate that is its user's. It was verified in the handshake.
+fn certified(stream: &Stream, acceptor: &Acceptor, user: &str) -> Result<(), HandshakeError> {
+    let agreed = stream.tls().filter(|agreed| agreed.peer_certificates().is_some());
+    let name = common_name(agreed.ok_or(HandshakeError::NoCertificate)?);
+    if name.is_some_and(|name| acceptor.may_be(name, user)) {
+        return Ok(());
+    }
+    Err(HandshakeError::Certificate { user: user.to_owned(), name: name.map(str::to_owned) })
+}
+
 /// One attempt to prove itself. What is to be said stands in `out` until something must be heard.
 struct Exchange<'a> {
     wire: &'a mut ReadAhead,
     out: BytesMut,
     user: &'a str,
     challenge: Challenge,
+    /// What SCRAM may be bound to.
+    end_point: Option<&'a [u8]>,
 }
 
 impl Exchange<'_> {
@@ -103,13 +130,22 @@ impl Exchange<'_> {
     }
 
     async fn scram(&mut self) -> Result<Option<ServerSecret>, HandshakeError> {
-        backend::authentication_sasl(&mut self.out, &[scram::MECHANISM]);
+        let mechanisms = [scram::MECHANISM_PLUS, scram::MECHANISM];
+        let first = usize::from(self.end_point.is_none());
+        backend::authentication_sasl(&mut self.out, &mechanisms[first..]);
         self.say().await?;
         let mut message = password_message(self.wire).await.map_err(as_reluctant)?;
         let initial = SaslInitialResponse::parse(&message).ok_or(HandshakeError::MessageFormat)?;
-        if initial.mechanism != scram::MECHANISM.as_bytes() {
-            return Err(HandshakeError::Mechanism);
-        }
+        let binding = match self.end_point {
+            Some(hash) if initial.mechanism == scram::MECHANISM_PLUS.as_bytes() => {
+                Binding::EndPoint(hash)
+            }
+            _ if initial.mechanism != scram::MECHANISM.as_bytes() => {
+                return Err(HandshakeError::Mechanism);
+            }
+            Some(_) => Binding::Declined,
+            None => Binding::Impossible,
+        };
         if let Some(response) = initial.response {
             let start = message.len() - response.len();
             message.advance(start);
@@ -121,7 +157,7 @@ impl Exchange<'_> {
         }
         let challenge = self.challenge.clone();
         let (exchange, server_first) = challenge
-            .begin()
+            .begin(binding)
             .on_client_first(&message, &scram::nonce())
             .map_err(|source| self.refused(source))?;
         backend::authentication_sasl_continue(&mut self.out, server_first.as_bytes());
@@ -156,7 +192,7 @@ impl Exchange<'_> {
 }
 
 /// A client that hangs up when it is asked for a password: psql does, to ask its user first.
-fn as_reluctant(error: HandshakeError) -> HandshakeError {
+pub(super) fn as_reluctant(error: HandshakeError) -> HandshakeError {
     match error {
         HandshakeError::Gone { .. } => HandshakeError::Gone { midway: false },
         other => other,

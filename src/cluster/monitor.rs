@@ -22,6 +22,7 @@ use super::verdict::{Change, Standing};
 use super::{Clock, NodeId, NodeState, Topology};
 use crate::config::settings::{Monitor, Node, Settings};
 use crate::telemetry::{CounterFamily, HistogramFamily, Registry};
+use crate::tls::Connector;
 
 /// The cluster as seen from here. Clones are one cluster; the tasks end when the last is dropped or
 /// [`Cluster::stop`] is called.
@@ -46,6 +47,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Watched {
     monitor: Option<Monitor>,
+    connector: Connector,
     stop: CancellationToken,
     nodes: Vec<(NodeId, Arc<Notify>, CancellationToken)>,
 }
@@ -60,11 +62,11 @@ impl Cluster {
     /// Starts to look at the nodes. To be called within a Tokio runtime, whose threads should not be
     /// those of the workers: a busy worker must not look like a slow node.
     #[must_use]
-    pub fn start(settings: &Settings, registry: &Registry) -> Self {
+    pub fn start(settings: &Settings, connector: &Connector, registry: &Registry) -> Self {
         let judge = Judge::new(Limits::from(&settings.monitor));
         let cluster = Self::over(judge, registry);
         super::metrics::register(&cluster.0.topology, registry);
-        cluster.apply(settings);
+        cluster.apply(settings, connector);
         cluster
     }
 
@@ -168,7 +170,7 @@ impl Cluster {
 
     /// Takes over new settings: adds and removes nodes, and judges by the new limits. Nodes that stay
     /// keep their number and state. To be called within the runtime of [`Cluster::start`].
-    pub fn apply(&self, settings: &Settings) {
+    pub fn apply(&self, settings: &Settings, connector: &Connector) {
         let now = Instant::now();
         let mut changes = Vec::new();
         let mut wanted: Vec<(NodeId, Node, Arc<Clock>)> = Vec::new();
@@ -195,9 +197,10 @@ impl Cluster {
             self.0.publish(&judge, now, &changes);
         }
         let mut watched = self.0.watched.lock();
-        if watched.monitor.as_ref() != Some(&settings.monitor) {
+        if watched.monitor.as_ref() != Some(&settings.monitor) || watched.connector != *connector {
             *watched = Watched::default();
             watched.monitor = Some(settings.monitor.clone());
+            watched.connector = connector.clone();
             let ticks = tick(Arc::downgrade(&self.0), settings.monitor.interval);
             tokio::spawn(watched.stop.clone().run_until_cancelled_owned(ticks));
         }
@@ -217,12 +220,17 @@ impl Cluster {
                 id,
                 name: Arc::clone(&node.name),
                 shared: Arc::downgrade(&self.0),
-                probe: Probe::new(&settings.monitor, &node.address),
+                probe: Probe::new(&settings.monitor, connector, &node.address),
                 interval: settings.monitor.interval,
                 look_now: Arc::clone(&look),
             };
             tokio::spawn(stop.clone().run_until_cancelled_owned(watch_node(target)));
-            let ticks = ticker::run(clock, settings.monitor.clone(), node.address.clone());
+            let ticks = ticker::run(
+                clock,
+                settings.monitor.clone(),
+                connector.clone(),
+                node.address.clone(),
+            );
             tokio::spawn(stop.clone().run_until_cancelled_owned(ticks));
             watched.nodes.push((id, look, stop));
         }
@@ -357,8 +365,12 @@ async fn silent(target: &Target) -> Option<()> {
 ///
 /// # Errors
 /// As [`Probe::look`].
-pub async fn look_once(monitor: &Monitor, node: &Node) -> Result<Sample, ProbeError> {
-    Probe::new(monitor, &node.address).look().await
+pub async fn look_once(
+    monitor: &Monitor,
+    connector: &Connector,
+    node: &Node,
+) -> Result<Sample, ProbeError> {
+    Probe::new(monitor, connector, &node.address).look().await
 }
 
 #[cfg(test)]
@@ -387,7 +399,7 @@ mod tests {
     async fn nodes_come_and_go_with_the_settings() {
         let (one, two) = (dead_node(), dead_node());
         let registry = Registry::new(1);
-        let cluster = Cluster::start(&settings(&[&one]), &registry);
+        let cluster = Cluster::start(&settings(&[&one]), &Connector::disabled(), &registry);
         let failures = |node: &str| {
             let line = format!("causeway_probe_failures_total{{node=\"{node}\"}} ");
             let text = registry.encode();
@@ -400,7 +412,7 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(30), looked(&one)).await.unwrap();
-        cluster.apply(&settings(&[&two]));
+        cluster.apply(&settings(&[&two]), &Connector::disabled());
         timeout(Duration::from_secs(30), looked(&two)).await.unwrap();
 
         let topology = cluster.topology();

@@ -8,12 +8,13 @@
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
-use tokio_postgres::{NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::clock::not_yet_written;
 use super::sample::Sample;
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
+use crate::tls::Connector;
 
 /// `recovering` is asked for once, so that a promotion in the middle does not mix two roles.
 const QUERY: &str = "\
@@ -70,6 +71,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 #[must_use]
 pub fn login(
     monitor: &Monitor,
+    connector: &Connector,
     address: &Address,
     database: &str,
     application_name: &str,
@@ -81,6 +83,7 @@ pub fn login(
         .user(&monitor.user)
         .dbname(database)
         .application_name(application_name)
+        .ssl_mode(connector.ssl_mode(address))
         .connect_timeout(monitor.timeout)
         .tcp_user_timeout(monitor.timeout.max(Duration::from_secs(1)));
     if let Some(password) = &monitor.password {
@@ -100,10 +103,11 @@ impl Probe {
     /// Prepares to look at the node at `address`; connects at the first look.
     #[must_use]
     #[allow(clippy::missing_panics_doc, reason = "it does not")]
-    pub fn new(monitor: &Monitor, address: &Address) -> Self {
-        let config = login(monitor, address, &monitor.database, "causeway monitor");
+    pub fn new(monitor: &Monitor, connector: &Connector, address: &Address) -> Self {
+        let config = login(monitor, connector, address, &monitor.database, "causeway monitor");
         let recycling_method = RecyclingMethod::Fast;
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method });
+        let manager =
+            Manager::from_config(config, connector.clone(), ManagerConfig { recycling_method });
         let pool = Pool::builder(manager).max_size(1).build();
         let pool = pool.expect("building fails only for time limits without a runtime");
         Self { pool, timeout: monitor.timeout }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 use super::clock::{Clock, Demand, Question, Tick, not_yet_written};
 use super::mutant::{self, Mutant};
@@ -16,6 +16,7 @@ use super::probe;
 use super::snapshot::{Snapshot, full_xid};
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
+use crate::tls::Connector;
 
 /// Time between two questions while somebody waits for a node to move on. Tokio's timers have no
 /// finer grain.
@@ -54,9 +55,15 @@ enum TickError {
 }
 
 /// Asks one node until nobody is left who reads its clock.
-pub(super) async fn run(clock: Arc<Clock>, monitor: Monitor, address: Address) {
+pub(super) async fn run(
+    clock: Arc<Clock>,
+    monitor: Monitor,
+    connector: Connector,
+    address: Address,
+) {
     loop {
-        let lived = match timeout(monitor.timeout, Asker::connect(&monitor, &address)).await {
+        let connecting = Asker::connect(&monitor, &connector, &address);
+        let lived = match timeout(monitor.timeout, connecting).await {
             Ok(Ok(asker)) => asker.live(&clock, &monitor).await,
             Ok(Err(error)) => error,
             Err(_) => TickError::Timeout(monitor.timeout),
@@ -78,9 +85,13 @@ struct Asker {
 }
 
 impl Asker {
-    async fn connect(monitor: &Monitor, address: &Address) -> Result<Self, TickError> {
-        let config = probe::login(monitor, address, &monitor.database, "causeway clock");
-        let (client, connection) = config.connect(NoTls).await?;
+    async fn connect(
+        monitor: &Monitor,
+        connector: &Connector,
+        address: &Address,
+    ) -> Result<Self, TickError> {
+        let config = probe::login(monitor, connector, address, &monitor.database, "causeway clock");
+        let (client, connection) = config.connect(connector.clone()).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to a node's clock ended");

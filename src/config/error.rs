@@ -192,6 +192,10 @@ pub enum Complaint {
     Longer { value: Duration, other: &'static str, limit: Duration },
     #[error("{value} bytes must not be more than {other} ({limit} bytes)")]
     Larger { value: u64, other: &'static str, limit: u64 },
+    #[error(
+        "is not looked at with mode = \"{mode}\"; take it out, or choose verify-ca or verify-full"
+    )]
+    RootWithoutVerifying { mode: &'static str },
     #[error("does nothing; give it a target, a max_lag, a consistency or a timeout")]
     RuleWithoutEffect,
     #[error("\"{text}\" is not a target; write primary, replica, node:NAME or zone:NAME")]

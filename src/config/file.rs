@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::settings::{Balance, Consistency, LogFormat, Method, PoolMode};
+use super::settings::{Balance, Consistency, LogFormat, Method, NodeTlsMode, PoolMode, TlsMode};
 use super::value::{Bytes, Key, OneOf, OneOrMany};
 
 /// The whole file.
@@ -21,6 +21,8 @@ pub struct File {
     pub pool: PoolSection,
     pub routing: RoutingSection,
     pub limits: LimitsSection,
+    pub tls: TlsSection,
+    pub node_tls: NodeTlsSection,
     pub access: Vec<Spanned<AccessTable>>,
     pub auth_query: AuthQuerySection,
     pub user: Vec<Spanned<UserTable>>,
@@ -172,6 +174,38 @@ pub struct AuthQuerySection {
     pub database: Key<String>,
     pub query: Key<String>,
     pub keep: Key<Duration>,
+}
+
+/// `[tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "config/reference.toml documents every key")]
+pub struct TlsSection {
+    pub mode: Key<OneOf<TlsMode>>,
+    pub certificate: Key<String>,
+    pub key: Key<String>,
+    pub client_root: Key<String>,
+    pub name: Vec<Spanned<CertificateNameTable>>,
+}
+
+/// `[[tls.name]]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "config/reference.toml documents every key")]
+pub struct CertificateNameTable {
+    pub certificate: Key<String>,
+    pub user: Key<String>,
+}
+
+/// `[node_tls]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "config/reference.toml documents every key")]
+pub struct NodeTlsSection {
+    pub mode: Key<OneOf<NodeTlsMode>>,
+    pub root: Key<String>,
+    pub certificate: Key<String>,
+    pub key: Key<String>,
 }
 
 /// `[[user]]`

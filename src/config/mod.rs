@@ -17,6 +17,7 @@ mod reader;
 pub mod resolve;
 pub mod settings;
 pub mod shape;
+mod tls;
 pub mod value;
 
 use std::path::Path;

@@ -76,6 +76,8 @@ pub(super) fn resolve(
     let pool = reader.pool(file.pool);
     let routing = reader.routing(file.routing, &nodes);
     let limits = reader.limits(file.limits);
+    let tls = reader.tls(file.tls);
+    let node_tls = reader.node_tls(file.node_tls);
     let access = reader.access(file.access);
     let auth_query = reader.auth_query(file.auth_query, monitor.as_ref());
     let users = reader.users(file.user, auth_query.is_some());
@@ -86,6 +88,8 @@ pub(super) fn resolve(
         pool: pool?,
         routing,
         limits: limits?,
+        tls,
+        node_tls,
         access,
         auth_query,
         users,

@@ -22,6 +22,10 @@ pub struct Settings {
     pub routing: Routing,
     /// `[limits]`
     pub limits: Limits,
+    /// `[tls]`
+    pub tls: Tls,
+    /// `[node_tls]`
+    pub node_tls: NodeTls,
     /// `[[access]]`, in the file's order: the first that matches decides.
     pub access: Vec<AccessRule>,
     /// `[auth_query]`, if users are looked up in the database.
@@ -374,6 +378,71 @@ impl TimeLimits {
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
+}
+
+/// `[tls]`: TLS toward clients. Of the files only the paths are here: `tls` reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// What clients must do.
+    pub mode: TlsMode,
+    /// Causeway's certificate and its chain, in PEM; there unless the mode is `Disable`.
+    pub certificate: Option<PathBuf>,
+    /// Its key, in PEM; there with the certificate.
+    pub key: Option<PathBuf>,
+    /// Whose certificates clients may show; there if the mode is `VerifyFull`.
+    pub client_root: Option<PathBuf>,
+    /// `[[tls.name]]`: who may log in as whom; empty: a certificate's common name is its user.
+    pub names: Vec<CertificateName>,
+}
+
+/// What clients over TCP must do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// There is no TLS.
+    Disable,
+    /// They may use it.
+    Allow,
+    /// They must use it.
+    Require,
+    /// They must use it, and show a certificate that names their user.
+    VerifyFull,
+}
+
+/// One `[[tls.name]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateName {
+    /// The common name in a client's certificate.
+    pub certificate: String,
+    /// As whom it may log in.
+    pub user: String,
+}
+
+/// `[node_tls]`: TLS toward nodes, as libpq's `sslmode` and its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTls {
+    /// What is asked of nodes.
+    pub mode: NodeTlsMode,
+    /// Whose certificates nodes must show; there in the modes that verify, and only there.
+    pub root: Option<PathBuf>,
+    /// The certificate that nodes are shown, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// Its key, in PEM; there with the certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// What is asked of nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeTlsMode {
+    /// No TLS.
+    Disable,
+    /// TLS where the node offers it; its certificate is not looked at.
+    Prefer,
+    /// TLS; the certificate is not looked at.
+    Require,
+    /// TLS, and a certificate of the root's.
+    VerifyCa,
+    /// The same, for the name by which the node is reached.
+    VerifyFull,
 }
 
 /// `[[user]]`

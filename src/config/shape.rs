@@ -7,8 +7,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Complaint, ConfigError, Problem, line_of};
 use super::file::{
-    AccessTable, AuthQuerySection, ClusterSection, File, LimitsSection, MonitorSection, NodeTable,
-    PoolSection, ProxySection, RoutingSection, RuleTable, UserTable,
+    AccessTable, AuthQuerySection, CertificateNameTable, ClusterSection, File, LimitsSection,
+    MonitorSection, NodeTable, NodeTlsSection, PoolSection, ProxySection, RoutingSection,
+    RuleTable, TlsSection, UserTable,
 };
 
 /// One table of the file.
@@ -24,7 +25,7 @@ pub struct Table {
 
 /// Every table that the file may have, the file itself first.
 #[must_use]
-pub fn tables() -> [Table; 12] {
+pub fn tables() -> [Table; 15] {
     let one = |path, keys| Table { path, repeated: false, keys };
     let many = |path, keys| Table { path, repeated: true, keys };
     [
@@ -37,6 +38,9 @@ pub fn tables() -> [Table; 12] {
         one("routing", keys::<RoutingSection>()),
         many("routing.rule", keys::<RuleTable>()),
         one("limits", keys::<LimitsSection>()),
+        one("tls", keys::<TlsSection>()),
+        many("tls.name", keys::<CertificateNameTable>()),
+        one("node_tls", keys::<NodeTlsSection>()),
         many("access", keys::<AccessTable>()),
         one("auth_query", keys::<AuthQuerySection>()),
         many("user", keys::<UserTable>()),
@@ -56,7 +60,7 @@ pub fn unknown_keys(text: &str) -> Result<Vec<Problem>, ConfigError> {
 
 struct Walk<'a> {
     text: &'a str,
-    tables: [Table; 12],
+    tables: [Table; 15],
     problems: Vec<Problem>,
 }
 

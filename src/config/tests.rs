@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::settings::{Balance, Consistency, Listen, PoolMode, RuleTarget, UserPassword};
+use super::settings::{
+    Balance, Consistency, Listen, NodeTlsMode, PoolMode, RuleTarget, TlsMode, UserPassword,
+};
 use super::{ConfigError, Settings, load, parse_with, shape};
 
 const ISSUE: &str = r#"
@@ -107,6 +109,21 @@ fn what_the_file_may_say_besides() {
     let lag = with("readmit_lag = \"500ms\"", "max_lag_bytes = \"64KiB\"").unwrap();
     assert_eq!(lag.monitor.max_lag_bytes, Some(65536));
     assert_eq!(lag.monitor.readmit_lag, Duration::from_millis(500));
+
+    let tls = with(
+        "[pool]",
+        "[tls]\nmode = \"verify-full\"\ncertificate = \"c\"\nkey = \"/k\"\nclient_root = \"r\"\n\
+         [[tls.name]]\ncertificate = \"web\"\nuser = \"app\"\n[node_tls]\nmode = \"verify-ca\"\n\
+         root = \"n\"\n[pool]",
+    )
+    .unwrap();
+    assert_eq!(tls.tls.mode, TlsMode::VerifyFull);
+    assert_eq!(tls.tls.certificate.as_deref(), Some(Path::new("/base/c")));
+    assert_eq!(tls.tls.key.as_deref(), Some(Path::new("/k")));
+    assert_eq!(tls.tls.names[0].user, "app");
+    assert_eq!(tls.node_tls.mode, NodeTlsMode::VerifyCa);
+    assert_eq!(lag.tls.mode, TlsMode::Disable);
+    assert_eq!(lag.node_tls.mode, NodeTlsMode::Prefer);
 
     let verifier = "SCRAM-SHA-256$4096:c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let users = read(&format!("{ISSUE}\n[[user]]\nname = \"v\"\npassword = \"{verifier}\"\n[[user]]\nname = \"e\"\npassword_env = \"SET\"\n")).unwrap();
@@ -212,6 +229,35 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("[[user]]", "[[routing.rule]]\ntarget = \"zone:x\"\n[[user]]", "no node is in a zone \"x\""),
     ("[[user]]", "[[routing.rule]]\ntarget = \"best\"\n[[user]]", "\"best\" is not a target"),
+    (
+        "[pool]",
+        "[tls]\nmode = \"require\"\nkey = \"k\"\n[pool]",
+        "tls.certificate: is missing; write for example certificate = \"causeway.crt\"",
+    ),
+    ("[pool]", "[tls]\nmode = \"allow\"\n[pool]", "line 20: tls.key: is missing"),
+    ("[pool]", "[tls]\ncertificate = \"c\"\n[pool]", "line 20: tls.key: is missing"),
+    (
+        "[pool]",
+        "[tls]\nmode = \"verify-full\"\ncertificate = \"c\"\nkey = \"k\"\n[pool]",
+        "tls.client_root: is missing; write for example client_root = \"clients.crt\"",
+    ),
+    (
+        "[pool]",
+        "[tls]\nmode = \"prefer\"\n[pool]",
+        "tls.mode: \"prefer\" is not one of disable, allow, require, verify-full",
+    ),
+    ("[pool]", "[[tls.name]]\nuser = \"x\"\n[pool]", "tls.name.certificate: is missing"),
+    (
+        "[pool]",
+        "[node_tls]\nmode = \"verify-ca\"\n[pool]",
+        "line 20: node_tls.root: is missing; write for example root = \"nodes.crt\"",
+    ),
+    (
+        "[pool]",
+        "[node_tls]\nmode = \"require\"\nroot = \"r\"\n[pool]",
+        "node_tls.root: is not looked at with mode = \"require\"; take it out, or choose verify-ca",
+    ),
+    ("[pool]", "[node_tls]\nkey = \"k\"\n[pool]", "line 20: node_tls.certificate: is missing"),
     ("[pool]", "[pool", "line 19: not valid TOML"),
     ("size = 20", "size = 20\nsize = 21", "not valid TOML: duplicate key"),
 ];

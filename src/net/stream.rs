@@ -1,11 +1,21 @@
-//! A connected byte stream: TCP or a Unix socket.
+//! A connected byte stream: TCP, TLS over TCP, or a Unix socket.
+//!
+//! Over TLS what is written may wait in the stream until it is flushed, and a readable stream need not
+//! bring anything (see [`TlsStream`]); who reads by readiness must be ready to wait on.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
+use bytes::BytesMut;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+
+use crate::tls::stream::Side;
+use crate::tls::{ClientSide, ServerSide, TlsStream};
 
 /// One connection, whatever carries it.
 #[derive(Debug)]
@@ -14,42 +24,76 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
+    /// TLS that a client began.
+    TlsAccepted(Box<TlsStream<TcpStream, ServerSide>>),
+    /// TLS that we began toward a node.
+    TlsConnected(Box<TlsStream<TcpStream, ClientSide>>),
 }
 
 impl Stream {
-    /// Completes when there is something to read (or the end), holding no buffer while it waits.
+    /// Goes on in TLS, which the peer begins. `begun` is what has been read of its first message.
     ///
     /// # Errors
-    /// When the socket's registration is gone, which happens only while the runtime shuts down.
+    /// When the handshake fails; [`io::ErrorKind::Unsupported`] over anything but TCP.
     ///
     /// # Cancel safety
-    /// Safe: nothing is read.
-    pub async fn readable(&self) -> io::Result<()> {
+    /// Dropping the future closes the connection.
+    pub async fn accept_tls(self, config: Arc<ServerConfig>, begun: BytesMut) -> io::Result<Self> {
+        let Self::Tcp(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        Ok(Self::TlsAccepted(Box::new(TlsStream::accept(stream, config, begun).await?)))
+    }
+
+    /// Goes on in TLS, which we begin, with a peer of this name.
+    ///
+    /// # Errors
+    /// As [`Stream::accept_tls`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn connect_tls(
+        self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let Self::Tcp(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        Ok(Self::TlsConnected(Box::new(TlsStream::connect(stream, config, name).await?)))
+    }
+
+    /// What TLS has agreed on; `None` where there is none.
+    #[must_use]
+    pub fn tls(&self) -> Option<&CommonState> {
         match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::TlsAccepted(stream) => Some(stream.agreed()),
+            Self::TlsConnected(stream) => Some(stream.agreed()),
+        }
+    }
+
+    /// Whether the peer is still there and has said nothing, as far as can be known at once. What it
+    /// may have said is lost: a stream that is not silent is not to be used again.
+    pub fn is_silent(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.poll_read_ready(&mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(Err(_)) => false,
+            Poll::Ready(Ok(())) => {
+                let mut byte = [0];
+                let mut byte = ReadBuf::new(&mut byte);
+                Pin::new(self).poll_read(&mut cx, &mut byte).is_pending()
+            }
         }
     }
 
     /// Polls for something to read, as far as the reactor knows: no system call.
     ///
     /// # Errors
-    /// As for [`readable`](Self::readable).
+    /// When the socket's registration is gone, which happens only while the runtime shuts down.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    /// Reads without waiting.
-    ///
-    /// # Errors
-    /// `WouldBlock` when there is nothing to read; else what the socket says.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
+            Self::TlsAccepted(stream) => tls_read_ready(stream, cx),
+            Self::TlsConnected(stream) => tls_read_ready(stream, cx),
         }
     }
 
@@ -58,16 +102,28 @@ impl Stream {
     /// # Errors
     /// If the operating system refuses; the socket is closed then.
     pub fn rehome(&mut self) -> io::Result<()> {
-        let moved = match self {
-            Self::Tcp(stream) => {
-                let bare = std::net::TcpStream::from(duplicate(stream)?);
-                Self::Tcp(TcpStream::from_std(bare)?)
+        match self {
+            Self::Tcp(stream) => rehome_tcp(stream),
+            Self::Unix(stream) => {
+                *stream = UnixStream::from_std(duplicate(stream)?.into())?;
+                Ok(())
             }
-            Self::Unix(stream) => Self::Unix(UnixStream::from_std(duplicate(stream)?.into())?),
-        };
-        *self = moved;
-        Ok(())
+            Self::TlsAccepted(stream) => rehome_tcp(stream.carrier_mut()),
+            Self::TlsConnected(stream) => rehome_tcp(stream.carrier_mut()),
+        }
     }
+}
+
+fn tls_read_ready<S: Side>(
+    stream: &TlsStream<TcpStream, S>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if stream.has_unread() { Poll::Ready(Ok(())) } else { stream.carrier().poll_read_ready(cx) }
+}
+
+fn rehome_tcp(stream: &mut TcpStream) -> io::Result<()> {
+    *stream = TcpStream::from_std(duplicate(stream)?.into())?;
+    Ok(())
 }
 
 /// Another descriptor of the same socket; the first is closed when its owner is dropped.
@@ -84,6 +140,8 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::TlsAccepted(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            Self::TlsConnected(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
         }
     }
 }
@@ -97,6 +155,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::TlsAccepted(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Self::TlsConnected(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
         }
     }
 
@@ -104,6 +164,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::TlsAccepted(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Self::TlsConnected(stream) => Pin::new(&mut **stream).poll_flush(cx),
         }
     }
 
@@ -111,6 +173,8 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::TlsAccepted(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Self::TlsConnected(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
         }
     }
 }

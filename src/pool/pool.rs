@@ -18,6 +18,7 @@ use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::server::connect::{self, ConnectError, ServerLogin};
 use crate::server::{Identity, Peers, ServerConn};
+use crate::tls::ConnectorCell;
 
 /// A server that has been idle for so long is not missed by the worker that it is registered with.
 const UNUSED: Duration = Duration::from_millis(100);
@@ -134,6 +135,7 @@ pub struct Pool {
     address: Address,
     login: ServerLogin,
     peers: Arc<Peers>,
+    connector: ConnectorCell,
     state: Mutex<State>,
 }
 
@@ -150,6 +152,7 @@ impl Pool {
         node: NodeId,
         address: Address,
         login: ServerLogin,
+        connector: ConnectorCell,
         bounds: Bounds,
         workers: usize,
         peers: Arc<Peers>,
@@ -162,7 +165,7 @@ impl Pool {
             bounds,
             retired: None,
         };
-        Self { node, address, login, peers, state: Mutex::new(state) }
+        Self { node, address, login, peers, connector, state: Mutex::new(state) }
     }
 
     /// An idle server that is registered with `worker`, if there is one. What [`lease`](Self::lease)
@@ -170,7 +173,7 @@ impl Pool {
     pub fn lease_own(self: &Arc<Self>, worker: usize, epoch: u64) -> Option<Lease> {
         loop {
             let server = self.state.lock().idle[worker].pop()?;
-            let lease = Lease::new(server, Place::new(self.clone()));
+            let mut lease = Lease::new(server, Place::new(self.clone()));
             if lease.epoch == epoch && lease.is_alive() {
                 return Some(lease);
             }
@@ -258,7 +261,8 @@ impl Pool {
     /// Opens a server in a place that is taken.
     async fn open(&self, place: Place, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
         let timeout = self.bounds().connect_timeout;
-        let established = connect::connect(&self.address, &self.login, timeout)
+        let connector = self.connector.load();
+        let established = connect::connect(&self.address, &connector, &self.login, timeout)
             .await
             .map_err(LeaseError::Connect)?;
         let identity = Identity::new(
@@ -266,7 +270,8 @@ impl Pool {
             self.address.clone(),
             established.process_id,
             established.secret_key,
-        );
+        )
+        .over(connector);
         let mut server = ServerConn::new(established.stream, identity, epoch, worker);
         server.input = established.buffer;
         server.greeting = Some(established.parameters);
@@ -496,7 +501,8 @@ mod tests {
             secret: None,
             parameters: Vec::new(),
         };
-        Arc::new(Pool::new(NodeId(0), address, login, bounds, 2, Arc::default()))
+        let connector = ConnectorCell::default();
+        Arc::new(Pool::new(NodeId(0), address, login, connector, bounds, 2, Arc::default()))
     }
 
     /// A server that is in the pool without having been opened; the other end is returned.

@@ -11,6 +11,7 @@ use crate::auth::ServerSecret;
 use crate::cluster::{NodeId, Topology};
 use crate::server::connect::{Reported, ServerLogin};
 use crate::server::{Laid, Peers};
+use crate::tls::ConnectorCell;
 
 /// A user in a database: whose servers may be lent to whom.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub struct Account {
     pub database: Arc<str>,
     login: ServerLogin,
     bounds: Mutex<Bounds>,
+    connector: ConnectorCell,
     workers: usize,
     peers: Arc<Peers>,
     /// By node number.
@@ -53,7 +55,8 @@ impl Account {
                 let address = topology.node(node).address.clone();
                 let bounds = *self.bounds.lock();
                 let (login, peers) = (self.login.clone(), self.peers.clone());
-                Arc::new(Pool::new(node, address, login, bounds, self.workers, peers))
+                let connector = self.connector.clone();
+                Arc::new(Pool::new(node, address, login, connector, bounds, self.workers, peers))
             })
             .clone()
     }
@@ -105,14 +108,16 @@ type Accounts = HashMap<(Arc<str>, Arc<str>), Arc<Account>>;
 pub struct Pools {
     workers: usize,
     peers: Arc<Peers>,
+    connector: ConnectorCell,
     accounts: Mutex<Accounts>,
 }
 
 impl Pools {
-    /// No pools yet, for so many workers.
+    /// No pools yet, for so many workers; servers are opened by way of `connector`.
     #[must_use]
-    pub fn new(workers: usize) -> Self {
-        Self { workers, peers: Arc::default(), accounts: Mutex::new(HashMap::new()) }
+    pub fn new(workers: usize, connector: ConnectorCell) -> Self {
+        let peers = Arc::default();
+        Self { workers, peers, connector, accounts: Mutex::new(HashMap::new()) }
     }
 
     /// The account of a user in a database, made when it is first asked for. A password that has
@@ -141,6 +146,7 @@ impl Pools {
                 parameters: Vec::new(),
             },
             bounds: Mutex::new(bounds),
+            connector: self.connector.clone(),
             workers: self.workers,
             peers: self.peers.clone(),
             pools: RwLock::new(Vec::new()),

@@ -4,7 +4,7 @@
 
 use bytes::{BufMut, BytesMut};
 
-use super::startup::CANCEL_REQUEST;
+use super::startup::{CANCEL_REQUEST, SSL_REQUEST};
 use super::write::{cstr, message, set_length};
 
 /// A SASLInitialResponse as a client sends it.
@@ -47,6 +47,12 @@ pub fn startup<'a>(
     }
     out.put_u8(0);
     set_length(out, start);
+}
+
+/// Appends an SSLRequest.
+pub fn ssl_request(out: &mut BytesMut) {
+    out.put_u32(8);
+    out.put_u32(SSL_REQUEST);
 }
 
 /// Appends a CancelRequest.
@@ -121,6 +127,10 @@ mod tests {
         cancel_request(&mut out, 7, b"secret");
         let StartupPacket::Cancel(key) = startup::parse(&out[4..]).unwrap() else { panic!() };
         assert_eq!((key.process_id, &key.secret[..]), (7, &b"secret"[..]));
+
+        out.clear();
+        ssl_request(&mut out);
+        assert_eq!(startup::parse(&out[4..]), Ok(StartupPacket::Ssl));
 
         out.clear();
         sasl_initial_response(&mut out, "M", b"n,,n=,r=x");

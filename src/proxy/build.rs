@@ -18,7 +18,6 @@ use super::reload::{self, reload};
 use super::resources;
 use super::worker::{self, Gate};
 use crate::auth::Throttle;
-use crate::auth::credentials::CredentialsError;
 use crate::catalog::{Catalogs, Source};
 use crate::cluster::Cluster;
 use crate::config::Settings;
@@ -32,6 +31,7 @@ use crate::session::registry::Registry;
 use crate::session::{Shared, statements};
 use crate::sql::ScriptCache;
 use crate::telemetry;
+use crate::tls::{Connector, ConnectorCell, TlsError};
 
 /// Facts of so many shapes are kept.
 const SCRIPTS: usize = 32_768;
@@ -53,9 +53,12 @@ pub enum StartError {
     /// A thread or a reactor.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
-    /// A verifier.
+    /// What is made of the file.
     #[error(transparent)]
-    Credentials(#[from] CredentialsError),
+    Rules(#[from] reload::ReloadError),
+    /// A certificate, a key or a root.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A running proxy. Dropping it halts it at once.
@@ -238,7 +241,9 @@ fn build(
     control: &tokio::runtime::Handle,
     halt: &CancellationToken,
 ) -> Result<Arc<Shared>, StartError> {
-    let cluster = Arc::new(Cluster::start(&settings, registry));
+    let connector = Connector::load(&settings.node_tls)?;
+    let cluster = Arc::new(Cluster::start(&settings, &connector, registry));
+    let connector = ConnectorCell::new(connector);
     let primary = {
         let cluster = cluster.clone();
         Arc::new(move || {
@@ -247,21 +252,22 @@ fn build(
         })
     };
     let monitor = &settings.monitor;
-    let source = Source::new(&monitor.user, monitor.password.as_ref(), primary);
+    let source = Source::new(&monitor.user, monitor.password.as_ref(), connector.clone(), primary);
     let catalogs = Catalogs::new(source, control.clone(), halt.clone());
     // The one database that is known to be asked for: its reads need not wait for the first client.
     let _loading = catalogs.get(&settings.monitor.database);
-    let pools = Arc::new(Pools::new(settings.proxy.workers));
+    let pools = Arc::new(Pools::new(settings.proxy.workers, connector.clone()));
     observe_pools(registry, &pools, &cluster);
     let metrics = Metrics::new(registry);
     let clocks = Clocks::new(settings.proxy.workers);
     metrics.announce(settings.nodes.iter().map(|node| &*node.name));
     let session_keys = settings.limits.session_keys;
-    let rules = reload::rules(settings, None, &reload::some_node(&cluster))?;
+    let rules = reload::rules(settings, None, &reload::some_node(&cluster), &connector)?;
     Ok(Arc::new(Shared {
         rules: ArcSwap::from_pointee(rules),
         cluster,
         catalogs: Arc::new(catalogs),
+        connector,
         pools,
         scripts: Arc::new(ScriptCache::new(SCRIPTS)),
         statements: Arc::new(statements::Shared::default()),

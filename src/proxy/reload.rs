@@ -16,6 +16,7 @@ use crate::session::shared::balancer;
 use crate::session::{Rules, Shared};
 use crate::sql;
 use crate::sql::statement::Lexis;
+use crate::tls::{Acceptor, Connector, ConnectorCell, TlsError};
 
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -26,23 +27,27 @@ pub enum ReloadError {
     /// A verifier.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// A certificate, a key or a root.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What is made of settings; the second for a reload.
 ///
 /// # Errors
-/// If a user's verifier cannot be read.
+/// If a user's verifier or a file of `[tls]` cannot be read.
 pub fn rules(
     settings: Settings,
     previous: Option<&Rules>,
     node: &Primary,
-) -> Result<Rules, CredentialsError> {
+    connector: &ConnectorCell,
+) -> Result<Rules, ReloadError> {
     let credentials = Credentials::build(&settings, previous.map(|rules| &rules.credentials))?;
     let roles = settings.auth_query.as_ref().map(|query| {
         let known = previous.and_then(|rules| rules.roles.as_ref());
         match known.filter(|roles| roles.settings() == query) {
             Some(roles) => roles.clone(),
-            None => Arc::new(Roles::new(query, node.clone())),
+            None => Arc::new(Roles::new(query, connector.clone(), node.clone())),
         }
     });
     warn_of_access(&settings);
@@ -54,7 +59,8 @@ pub fn rules(
         settings.routing.balance,
         previous.map(|rules| (&rules.settings, &rules.balancer)),
     );
-    Ok(Rules { settings, credentials, roles, router, balancer })
+    let tls = Acceptor::load(&settings.tls)?;
+    Ok(Rules { settings, credentials, roles, tls, router, balancer })
 }
 
 /// Says loudly what lets people in without proof, and what lets nobody in.
@@ -101,8 +107,10 @@ pub fn reload(shared: &Shared, path: &Path) -> Result<(), ReloadError> {
     if old.listen != new.listen || old.http != new.http || old.workers != new.workers {
         tracing::warn!("proxy.listen, proxy.http and proxy.workers change only with a restart");
     }
-    let next = rules(settings, Some(&current), &some_node(&shared.cluster))?;
-    shared.cluster.apply(&next.settings);
+    let connector = Connector::load(&settings.node_tls)?;
+    let next = rules(settings, Some(&current), &some_node(&shared.cluster), &shared.connector)?;
+    shared.connector.store(connector.clone());
+    shared.cluster.apply(&next.settings, &connector);
     shared.pools.set_bounds(|user| Shared::bounds(&next.settings, user));
     shared.rules.store(Arc::new(next));
     Ok(())

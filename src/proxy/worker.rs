@@ -153,6 +153,7 @@ async fn enter(desk: &Desk, mut stream: Stream, mut peer: PeerAddr) -> Option<Gu
         wait: desk.gate.wait(peer),
         limits,
         closed: closed.as_ref(),
+        tls: rules.tls.as_ref(),
     };
     let entered = Box::pin(client::enter(stream, buffer, entrance)).await;
     desk.gate.learn(peer, &entered);

@@ -7,9 +7,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
+use super::open::{OpenError, open};
 use crate::config::settings::Address;
-use crate::net::{self, SocketOptions};
 use crate::protocol::frontend;
+use crate::tls::Connector;
 
 /// Sends a CancelRequest and waits until the server closes the connection. By then the signal has been
 /// sent to the process, if the key was right; what it was running may still go on for a moment.
@@ -24,15 +25,19 @@ use crate::protocol::frontend;
 /// Safe in the sense that nothing leaks, but it is then unknown whether the signal was sent.
 pub async fn cancel(
     address: &Address,
+    connector: &Connector,
     process_id: i32,
     secret_key: &[u8],
     timeout: Duration,
 ) -> io::Result<()> {
     let deadline = Instant::now() + timeout;
-    let mut stream = net::connect::connect(address, &SocketOptions::default(), deadline).await?;
     let mut request = BytesMut::with_capacity(16);
     frontend::cancel_request(&mut request, process_id, secret_key);
     let exchange = async {
+        let mut stream = open(address, connector, deadline).await.map_err(|error| match error {
+            OpenError::Unreachable(error) => error,
+            other => io::Error::other(other),
+        })?;
         stream.write_all(&request).await?;
         stream.flush().await?;
         let mut nothing = [0; 64];

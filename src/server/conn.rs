@@ -6,15 +6,17 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
+use tokio_util::io::poll_read_buf;
 
 use super::connect::Reported;
 use super::laid::{Laid, is_misplaced};
@@ -24,6 +26,10 @@ use crate::config::settings::Address;
 use crate::net::Stream;
 use crate::protocol::response::Responses;
 use crate::protocol::write;
+use crate::tls::Connector;
+
+/// Room for what a server says unasked, in bytes.
+const HEAR: usize = 1 << 10;
 
 /// Who a server is, for those who want to cancel what it runs.
 #[derive(Debug)]
@@ -39,6 +45,8 @@ pub struct Identity {
     /// What it runs is being cancelled because it took too long.
     pub overdue: Arc<AtomicBool>,
     session: AtomicI32,
+    /// How the node is spoken to.
+    pub connector: Connector,
     cancels: AtomicU32,
     cancelled: Notify,
 }
@@ -54,9 +62,16 @@ impl Identity {
             secret_key,
             overdue: Arc::default(),
             session: AtomicI32::new(0),
+            connector: Connector::disabled(),
             cancels: AtomicU32::new(0),
             cancelled: Notify::new(),
         }
+    }
+
+    /// The same, of a node that is spoken to like this.
+    #[must_use]
+    pub fn over(self, connector: Connector) -> Self {
+        Self { connector, ..self }
     }
 
     /// The server serves this session from now on, by the process id that its client was told.
@@ -278,15 +293,23 @@ impl ServerConn {
     /// Whether its connection is still there, as far as the reactor knows: an idle server that has
     /// something to say has been closed by the node, or is about to be.
     #[must_use]
-    pub fn is_alive(&self) -> bool {
-        let mut cx = Context::from_waker(Waker::noop());
-        match self.stream.poll_read_ready(&mut cx) {
-            Poll::Pending => true,
-            Poll::Ready(Err(_)) => false,
-            Poll::Ready(Ok(())) => {
-                let mut byte = [0];
-                matches!(self.stream.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
-            }
+    pub fn is_alive(&mut self) -> bool {
+        self.stream.is_silent()
+    }
+
+    /// Reads what it says; pending while it is silent. For a server of which nothing is asked.
+    ///
+    /// # Errors
+    /// If its connection is broken or has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: what was read is in the buffer.
+    pub fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.stream.poll_read_ready(cx))?;
+        self.input.reserve(HEAR);
+        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))? {
+            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -318,7 +341,7 @@ impl Drop for ServerConn {
         // A courtesy that saves the node a log line; nothing depends on it.
         if self.is_clean() {
             let mut cx = Context::from_waker(Waker::noop());
-            let _ = std::pin::Pin::new(&mut self.stream).poll_write(&mut cx, &write::TERMINATE);
+            let _ = Pin::new(&mut self.stream).poll_write(&mut cx, &write::TERMINATE);
         }
     }
 }

@@ -16,12 +16,16 @@ use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError};
 use tokio::time::{Instant, timeout_at};
 
-use crate::auth::scram_client::{self, AwaitingChallenge, AwaitingProof, Prover, ScramClientError};
+use super::open::{OpenError, open};
+use crate::auth::scram_client::{
+    self, AwaitingChallenge, AwaitingProof, Binding, Prover, ScramClientError,
+};
 use crate::auth::{ServerSecret, md5};
 use crate::config::settings::Address;
-use crate::net::{self, ReadAhead, SocketOptions, Stream};
+use crate::net::{ReadAhead, Stream};
 use crate::protocol::backend::{self, Authentication};
 use crate::protocol::{Blame, ErrorReport, frontend};
+use crate::tls::{Connector, channel_binding};
 
 /// The longest message that is read during a login, its length word included.
 const MESSAGE_MAX: usize = 64 << 10;
@@ -74,6 +78,9 @@ pub enum ConnectError {
     /// The node is not reached, or its connection broke.
     #[error("the server is not reached: {0}")]
     Unreachable(#[source] io::Error),
+    /// It is reached, and no connection of the kind that `[node_tls]` wants can be made.
+    #[error(transparent)]
+    Tls(OpenError),
     /// The time was up.
     #[error("the login took longer than {0:?}")]
     Timeout(Duration),
@@ -173,7 +180,8 @@ impl ConnectError {
             },
             Self::NoPassword
             | Self::SecretDoesNotFit { .. }
-            | Self::UnsupportedAuthentication { .. } => Blame::Operator,
+            | Self::UnsupportedAuthentication { .. }
+            | Self::Tls(_) => Blame::Operator,
             Self::Unreachable(_) | Self::Timeout(_) | Self::Protocol(_) => Blame::Server,
         }
     }
@@ -187,6 +195,9 @@ impl ConnectError {
             Self::Unreachable(_) | Self::Timeout(_) => {
                 ErrorReport::fatal("08001", "could not connect to the server")
             }
+            Self::Tls(_) => {
+                ErrorReport::fatal("08001", "could not make a TLS connection to the server")
+            }
             Self::NoPassword
             | Self::SecretDoesNotFit { .. }
             | Self::UnsupportedAuthentication { .. } => {
@@ -194,6 +205,15 @@ impl ConnectError {
                     .with_detail(self.to_string())
             }
             Self::Protocol(_) => ErrorReport::fatal("08P01", "the server broke the protocol"),
+        }
+    }
+}
+
+impl From<OpenError> for ConnectError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unreachable(error) => Self::Unreachable(error),
+            other => Self::Tls(other),
         }
     }
 }
@@ -213,13 +233,14 @@ impl From<io::Error> for ConnectError {
 /// Dropping the future closes the connection.
 pub async fn connect(
     address: &Address,
+    connector: &Connector,
     login: &ServerLogin,
     timeout: Duration,
 ) -> Result<Established, ConnectError> {
     let deadline = Instant::now() + timeout;
     let whole = async {
         // The deadline inside is only there to be shared out among several addresses.
-        let stream = net::connect::connect(address, &SocketOptions::default(), deadline).await?;
+        let stream = open(address, connector, deadline).await?;
         let mut wire = ReadAhead { stream, buffer: BytesMut::new() };
         log_in(&mut wire, login).await?;
         settle(wire).await
@@ -253,6 +274,7 @@ async fn log_in(wire: &mut ReadAhead, login: &ServerLogin) -> Result<(), Connect
     let others = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     frontend::startup(&mut out, PROTOCOL_MINOR, named.into_iter().chain(others));
     wire.write(&out).await?;
+    let end_point = end_point(&wire.stream);
     let mut proof = Proof::Unasked;
     loop {
         let (kind, body) = next_message(wire).await?;
@@ -268,9 +290,14 @@ async fn log_in(wire: &mut ReadAhead, login: &ServerLogin) -> Result<(), Connect
             return Ok(());
         }
         out.clear();
-        proof = answer(asked, proof, login, &mut out).await?;
+        proof = answer(asked, proof, login, end_point.as_deref(), &mut out).await?;
         wire.write(&out).await?;
     }
+}
+
+/// What SCRAM can be bound to: the certificate that the server has shown.
+fn end_point(stream: &Stream) -> Option<Vec<u8>> {
+    channel_binding::tls_server_end_point(stream.tls()?.peer_certificates()?.first()?)
 }
 
 /// Meets one demand. The answer, if it takes one, is put into `out`.
@@ -278,6 +305,7 @@ async fn answer(
     asked: Authentication<'_>,
     proof: Proof,
     login: &ServerLogin,
+    end_point: Option<&[u8]>,
     out: &mut BytesMut,
 ) -> Result<Proof, ConnectError> {
     let secret = || login.secret.as_ref().ok_or(ConnectError::NoPassword);
@@ -301,17 +329,15 @@ async fn answer(
             Ok(Proof::Given)
         }
         (Authentication::Sasl(mechanisms), Proof::Unasked) => {
-            let offered = scram_client::MECHANISM.as_bytes();
-            if !mechanisms.split(|&byte| byte == 0).any(|mechanism| mechanism == offered) {
-                return Err(ServerViolation::Mechanisms.into());
-            }
+            let (mechanism, binding) =
+                choose(mechanisms, end_point).ok_or(ServerViolation::Mechanisms)?;
             let prover = match secret()? {
                 ServerSecret::Password(password) => Prover::password(password.expose()),
                 ServerSecret::Keys(keys) => Prover::Keys(keys.clone()),
                 hash @ ServerSecret::Md5(_) => return Err(misfit("SCRAM", hash)),
             };
-            let exchange = AwaitingChallenge::new(prover);
-            frontend::sasl_initial_response(out, scram_client::MECHANISM, exchange.message());
+            let exchange = AwaitingChallenge::new(prover, binding);
+            frontend::sasl_initial_response(out, mechanism, exchange.message());
             Ok(Proof::Challenge(exchange))
         }
         (Authentication::SaslContinue(challenge), Proof::Challenge(exchange)) => {
@@ -344,6 +370,21 @@ static DERIVATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Semaphore::new((cores / 2).max(1))
 });
+
+/// The mechanism to use of those offered, and how it is bound. Where we could bind and are not offered
+/// to, we say so: a server that did offer it then knows that somebody has taken the offer out.
+fn choose(mechanisms: &[u8], end_point: Option<&[u8]>) -> Option<(&'static str, Binding)> {
+    let offered =
+        |wanted: &str| mechanisms.split(|&byte| byte == 0).any(|name| name == wanted.as_bytes());
+    match end_point {
+        Some(hash) if offered(scram_client::MECHANISM_PLUS) => {
+            Some((scram_client::MECHANISM_PLUS, Binding::EndPoint(hash.to_vec())))
+        }
+        _ if !offered(scram_client::MECHANISM) => None,
+        Some(_) => Some((scram_client::MECHANISM, Binding::NotOffered)),
+        None => Some((scram_client::MECHANISM, Binding::Impossible)),
+    }
+}
 
 /// Answers the challenge away from the worker, whose other sessions would have to wait for the key
 /// derivation.

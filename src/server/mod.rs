@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod conn;
 pub mod connect;
 pub mod laid;
+pub mod open;
 pub mod peers;
 
 pub use conn::{Identity, ServerConn};

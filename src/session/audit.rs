@@ -160,6 +160,7 @@ async fn ask(
     let mut out = BytesMut::new();
     write::query(&mut out, question);
     server.stream.write_all(&out).await?;
+    server.stream.flush().await?;
     let mut rows = Vec::new();
     let mut refused = None;
     loop {

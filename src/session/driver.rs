@@ -5,6 +5,7 @@
 //! gets a server unless the session has one, [`relay`] exchanges, the machine keeps or releases.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -195,8 +196,8 @@ impl Session {
     /// Waits for the client or for what the leased server says unasked (a notification, its end).
     async fn wait_with_server(&mut self, post: &Post) -> Result<(), SessionEnd> {
         enum Spoke {
-            Client(std::io::Result<()>),
-            Server,
+            Client(io::Result<()>),
+            Server(io::Result<()>),
             End(SessionEnd),
         }
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
@@ -213,8 +214,8 @@ impl Session {
             if let Poll::Ready(read) = client.poll_read(cx) {
                 return Poll::Ready(Spoke::Client(read));
             }
-            if lease.stream.poll_read_ready(cx).is_ready() {
-                return Poll::Ready(Spoke::Server);
+            if let Poll::Ready(heard) = lease.poll_hear(cx) {
+                return Poll::Ready(Spoke::Server(heard));
             }
             let ends = may_end && post.is_draining();
             if ends { Poll::Ready(Spoke::End(SessionEnd::Drained)) } else { Poll::Pending }
@@ -227,13 +228,9 @@ impl Session {
         match spoke {
             Spoke::Client(read) => Ok(read?),
             Spoke::End(end) => Err(end),
-            Spoke::Server => match relay::overhear(&mut self.client, lease).await {
-                Ok(()) => {
-                    self.machine.on_overheard(lease);
-                    Ok(())
-                }
-                Err(error) => self.on_idle_server_lost(error),
-            },
+            // What was heard is passed on in the next round.
+            Spoke::Server(Ok(())) => Ok(()),
+            Spoke::Server(Err(error)) => self.on_idle_server_lost(RelayError::Server(error)),
         }
     }
 

@@ -165,7 +165,9 @@ pub async fn cancel_server(server: &Identity) {
 
 async fn send(server: &Identity) {
     let (process_id, key) = (server.process_id, &server.secret_key);
-    if let Err(error) = cancel::cancel(&server.address, process_id, key, CANCEL_TIMEOUT).await {
+    if let Err(error) =
+        cancel::cancel(&server.address, &server.connector, process_id, key, CANCEL_TIMEOUT).await
+    {
         tracing::warn!(node = %server.address, %error, "a cancel request did not reach its node");
     }
 }

@@ -144,19 +144,8 @@ pub async fn settle(server: &mut ServerConn) -> Result<(), RelayError> {
     }
 }
 
-/// Reads what a server says while nothing is asked of it, and passes it on.
-///
-/// # Errors
-/// If either side is gone.
-pub async fn overhear(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), RelayError> {
-    server.input.reserve(READ_FIRST);
-    if server.stream.read_buf(&mut server.input).await.map_err(RelayError::Server)? == 0 {
-        return Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into()));
-    }
-    pass_on(client, server).await
-}
-
-/// Passes on what was read behind the end of an answer: a notification may come in one piece with it.
+/// Passes on what a server said unasked, or what was read behind the end of an answer: a notification
+/// may come in one piece with it.
 ///
 /// # Errors
 /// If either side is gone.
@@ -169,6 +158,7 @@ pub async fn pass_on(client: &mut ClientConn, server: &mut ServerConn) -> Result
 
 async fn send(server: &mut ServerConn) -> Result<(), RelayError> {
     server.stream.write_all(&server.output).await.map_err(RelayError::Server)?;
+    server.stream.flush().await.map_err(RelayError::Server)?;
     server.output.clear();
     if server.output.capacity() > UNSENT_MOST {
         server.output = BytesMut::new();
@@ -220,7 +210,10 @@ async fn show(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), Re
         [] => Ok(()),
         [Piece::Input(range)] if client.output.is_empty() => {
             client.writing = true;
-            let written = client.stream.write_all(&server.input[range.clone()]).await;
+            let mut written = client.stream.write_all(&server.input[range.clone()]).await;
+            if written.is_ok() {
+                written = client.stream.flush().await;
+            }
             client.writing = false;
             written
         }
@@ -472,5 +465,9 @@ fn poll_send(
             Poll::Pending => break,
         }
     }
-    Ok(wrote)
+    // Over TLS what was taken may not have gone out yet; what is left of it is waited for with the rest.
+    match Pin::new(stream).poll_flush(cx) {
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Ok(wrote),
+    }
 }

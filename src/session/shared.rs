@@ -19,6 +19,7 @@ use crate::pool::pool::Bounds;
 use crate::routing::Router;
 use crate::routing::balance::Balancer;
 use crate::sql::ScriptCache;
+use crate::tls::{Acceptor, ConnectorCell};
 
 /// What a reload swaps, in one piece.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Rules {
     pub credentials: Credentials,
     /// Who else, as the database says.
     pub roles: Option<Arc<Roles>>,
+    /// `[tls]`, loaded.
+    pub tls: Option<Acceptor>,
     /// `[routing]`, compiled.
     pub router: Router,
     /// The kind of balance it was made for is in the settings.
@@ -44,6 +47,8 @@ pub struct Shared {
     pub cluster: Arc<Cluster>,
     /// What the databases know.
     pub catalogs: Arc<Catalogs>,
+    /// How nodes are spoken to.
+    pub connector: ConnectorCell,
     /// The servers.
     pub pools: Arc<Pools>,
     /// The facts of texts.

@@ -3,6 +3,7 @@
 mod drivers;
 mod hostile;
 mod slow;
+mod tls;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use causeway::client::{Entered, Entrance, HandshakeError, enter};
 use causeway::config::settings::{Limits, Secret, TimeLimits, User, UserPassword};
 use causeway::net::{PeerAddr, Stream};
 use causeway::protocol::ErrorReport;
+use causeway::tls::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far beyond what any step takes: only a hang reaches it.
@@ -62,6 +64,14 @@ async fn entrance_with(
     limits: Limits,
     closed: Option<ErrorReport>,
 ) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
+    entrance_over(limits, closed, None).await
+}
+
+async fn entrance_over(
+    limits: Limits,
+    closed: Option<ErrorReport>,
+    tls: Option<Acceptor>,
+) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
@@ -75,6 +85,7 @@ async fn entrance_with(
             wait: Duration::ZERO,
             limits: &limits,
             closed: closed.as_ref(),
+            tls: tls.as_ref(),
         };
         enter(Stream::Tcp(stream), BytesMut::new(), entrance).await
     });

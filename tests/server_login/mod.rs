@@ -10,6 +10,7 @@ use causeway::protocol::{Blame, ErrorReport, backend, write};
 use causeway::server::cancel::cancel;
 use causeway::server::connect::ServerViolation as Violation;
 use causeway::server::{ConnectError, Established, ServerLogin, connect};
+use causeway::tls::Connector;
 use tokio::sync::mpsc;
 
 use crate::fake::{FakeServer, Login, Peer};
@@ -38,7 +39,7 @@ async fn against(asks: Login, password: Option<&str>) -> Result<Established, Con
         }
     })
     .await;
-    connect(&server.address, &login(password), PATIENCE).await
+    connect(&server.address, &Connector::disabled(), &login(password), PATIENCE).await
 }
 
 #[tokio::test]
@@ -73,8 +74,8 @@ async fn every_way_of_proof() {
 fn connecting_may_move_between_threads() {
     fn movable<T: Send>(_: &T) {}
     let (address, login) = (Address { host: "x".to_owned(), port: 1 }, login(None));
-    movable(&connect(&address, &login, PATIENCE));
-    movable(&cancel(&address, 1, b"key!", PATIENCE));
+    movable(&connect(&address, &Connector::disabled(), &login, PATIENCE));
+    movable(&cancel(&address, &Connector::disabled(), 1, b"key!", PATIENCE));
 }
 
 type Expected = fn(&ConnectError) -> bool;
@@ -317,7 +318,10 @@ async fn lies_are_found_out() {
             }
         })
         .await;
-        let error = connect(&server.address, &login(Some("secret")), PATIENCE).await.unwrap_err();
+        let error =
+            connect(&server.address, &Connector::disabled(), &login(Some("secret")), PATIENCE)
+                .await
+                .unwrap_err();
         assert!(expected(&error), "{name}: {error:?}");
         assert_eq!(error.report().severity, "FATAL", "{name}");
         let _ = error.blame();
@@ -345,7 +349,10 @@ async fn a_server_must_prove_itself() {
             peer.ready().await
         })
         .await;
-        let error = connect(&server.address, &login(Some("secret")), PATIENCE).await.unwrap_err();
+        let error =
+            connect(&server.address, &Connector::disabled(), &login(Some("secret")), PATIENCE)
+                .await
+                .unwrap_err();
         assert!(matches!(error, ConnectError::Protocol(Violation::Scram(_))), "{last}: {error:?}");
     }
 }
@@ -368,7 +375,9 @@ async fn ok_before_the_proof_is_no_ok() {
         peer.ready().await
     })
     .await;
-    let error = connect(&server.address, &login(Some("secret")), PATIENCE).await.unwrap_err();
+    let error = connect(&server.address, &Connector::disabled(), &login(Some("secret")), PATIENCE)
+        .await
+        .unwrap_err();
     assert!(matches!(error, ConnectError::Protocol(Violation::AuthenticationOrder)), "{error:?}");
 }
 
@@ -395,7 +404,8 @@ async fn what_is_odd_but_right_is_taken() {
             }
         })
         .await;
-        let established = connect(&server.address, &login(None), PATIENCE).await;
+        let established =
+            connect(&server.address, &Connector::disabled(), &login(None), PATIENCE).await;
         assert_eq!(established.unwrap_or_else(|e| panic!("{name}: {e}")).process_id, 4711);
     }
 }
@@ -413,7 +423,8 @@ async fn a_parameter_reported_twice_is_kept_once() {
         peer.until_closed().await
     })
     .await;
-    let established = connect(&server.address, &login(None), PATIENCE).await.unwrap();
+    let established =
+        connect(&server.address, &Connector::disabled(), &login(None), PATIENCE).await.unwrap();
     assert_eq!(established.parameters, [(Box::from(&b"a"[..]), Box::from(&b"4999"[..]))]);
     assert_eq!((established.process_id, established.secret_key.len()), (0, 0));
 }
@@ -421,7 +432,10 @@ async fn a_parameter_reported_twice_is_kept_once() {
 #[tokio::test(start_paused = true)]
 async fn silence_is_waited_for_no_longer_than_told() {
     let server = FakeServer::start(|mut peer: Peer| async move { peer.until_closed().await }).await;
-    let error = connect(&server.address, &login(None), Duration::from_secs(5)).await.unwrap_err();
+    let error =
+        connect(&server.address, &Connector::disabled(), &login(None), Duration::from_secs(5))
+            .await
+            .unwrap_err();
     assert!(matches!(error, ConnectError::Timeout(_)), "{error:?}");
     assert_eq!(error.report().sqlstate, "08001");
 }
@@ -437,7 +451,9 @@ async fn endless_notices_are_bounded_by_the_time() {
     })
     .await;
     let error =
-        connect(&server.address, &login(None), Duration::from_millis(500)).await.unwrap_err();
+        connect(&server.address, &Connector::disabled(), &login(None), Duration::from_millis(500))
+            .await
+            .unwrap_err();
     assert!(matches!(error, ConnectError::Timeout(_)), "{error:?}");
 }
 
@@ -446,11 +462,12 @@ async fn a_node_that_is_not_there() {
     let port = FakeServer::start(|_| async { Ok(()) }).await.address.port;
     tokio::task::yield_now().await;
     let gone = Address { host: "127.0.0.1".to_owned(), port };
-    let error = connect(&gone, &login(None), PATIENCE).await.unwrap_err();
+    let error = connect(&gone, &Connector::disabled(), &login(None), PATIENCE).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
     assert_eq!(error.blame(), Blame::Server);
     let nowhere = Address { host: "no-such-host.invalid".to_owned(), port: 1 };
-    let error = connect(&nowhere, &login(None), PATIENCE).await.unwrap_err();
+    let error =
+        connect(&nowhere, &Connector::disabled(), &login(None), PATIENCE).await.unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
 }
 
@@ -467,7 +484,7 @@ async fn a_cancel_waits_until_the_server_has_closed() {
         }
     })
     .await;
-    cancel(&server.address, 4711, b"key!", PATIENCE).await.unwrap();
+    cancel(&server.address, &Connector::disabled(), 4711, b"key!", PATIENCE).await.unwrap();
     let (process_id, secret) =
         cancelled.try_recv().expect("cancel returned before the server closed");
     assert_eq!((process_id, &secret[..]), (4711, &b"key!"[..]));
@@ -477,7 +494,9 @@ async fn a_cancel_waits_until_the_server_has_closed() {
 #[tokio::test(start_paused = true)]
 async fn a_cancel_that_is_not_closed_is_an_error() {
     let server = FakeServer::start(|mut peer: Peer| async move { peer.until_closed().await }).await;
-    let error = cancel(&server.address, 1, b"key!", Duration::from_secs(5)).await.unwrap_err();
+    let error = cancel(&server.address, &Connector::disabled(), 1, b"key!", Duration::from_secs(5))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
 }
 

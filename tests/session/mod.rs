@@ -30,6 +30,7 @@ use causeway::session::post::Post;
 use causeway::session::registry::Registry;
 use causeway::session::{Session, Shared, statements};
 use causeway::sql::ScriptCache;
+use causeway::tls::ConnectorCell;
 use causeway::{config, proxy, telemetry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -151,16 +152,18 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
     let stopped = CancellationToken::new();
     stopped.cancel();
     let nowhere = Arc::new(|| None);
-    let source = Source::new("app", None, nowhere.clone());
+    let source = Source::new("app", None, ConnectorCell::default(), nowhere.clone());
     let runtime = tokio::runtime::Handle::current();
     let registry = telemetry::Registry::new(1);
     Arc::new(Shared {
         rules: ArcSwap::from_pointee(
-            proxy::reload::rules(settings, None, &(nowhere as _)).unwrap(),
+            proxy::reload::rules(settings, None, &(nowhere as _), &ConnectorCell::default())
+                .unwrap(),
         ),
         cluster,
         catalogs: Arc::new(Catalogs::new(source, runtime, stopped)),
-        pools: Arc::new(Pools::new(1)),
+        connector: ConnectorCell::default(),
+        pools: Arc::new(Pools::new(1, ConnectorCell::default())),
         scripts: Arc::new(ScriptCache::new(100)),
         statements: Arc::new(statements::Shared::default()),
         keys: Keys::new(100),

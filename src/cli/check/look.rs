@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
 use super::advice::{Finding, login_failed};
 use crate::cluster::sample::Sample;
 use crate::cluster::{Role, monitor, probe};
 use crate::config::settings::{Node, Settings, User, UserPassword};
+use crate::tls::Connector;
 
 /// The oldest release that is looked after.
 const OLDEST: u32 = 140_000;
@@ -52,11 +53,11 @@ struct Details {
 }
 
 /// Looks at every node, one after the other, and holds them against each other.
-pub async fn at_all(settings: &Settings) -> Looked {
+pub async fn at_all(settings: &Settings, connector: &Connector) -> Looked {
     let mut looked = Looked::default();
     let mut all = Vec::new();
     for node in &settings.nodes {
-        match at(settings, node).await {
+        match at(settings, connector, node).await {
             Ok(seen) => all.push((node, seen)),
             Err(text) => {
                 let _ = writeln!(looked.table, "{:<20} not reached", node.name);
@@ -68,7 +69,7 @@ pub async fn at_all(settings: &Settings) -> Looked {
     let newest = followed(&all).map(|(_, sample)| sample.position);
     for (node, seen) in &all {
         alone(settings, node, seen, &mut looked.findings);
-        users(settings, node, &mut looked.findings).await;
+        users(settings, connector, node, &mut looked.findings).await;
         let sample = &seen.sample;
         let version = sample.server_version_num;
         let lag = newest.filter(|_| sample.role == Role::Replica).map_or(String::new(), |newest| {
@@ -89,10 +90,11 @@ pub async fn at_all(settings: &Settings) -> Looked {
     looked
 }
 
-async fn at(settings: &Settings, node: &Node) -> Result<Seen, String> {
+async fn at(settings: &Settings, connector: &Connector, node: &Node) -> Result<Seen, String> {
     let monitor = &settings.monitor;
-    let config = probe::login(monitor, &node.address, &monitor.database, "causeway check");
-    let client = connect(config)
+    let config =
+        probe::login(monitor, connector, &node.address, &monitor.database, "causeway check");
+    let client = connect(config, connector)
         .await
         .map_err(|error| error.told(&monitor.user, &monitor.database, "monitor.password"))?;
     let row = client
@@ -108,7 +110,7 @@ async fn at(settings: &Settings, node: &Node) -> Result<Seen, String> {
         reads_stats: row.get(5),
         read_only: row.get(6),
     };
-    let sample = monitor::look_once(monitor, node)
+    let sample = monitor::look_once(monitor, connector, node)
         .await
         .map_err(|error| format!("the monitor's look fails: {error}"))?;
     Ok(Seen { sample, details })
@@ -131,9 +133,9 @@ impl Refusal {
     }
 }
 
-async fn connect(mut config: Config) -> Result<Client, Refusal> {
+async fn connect(mut config: Config, connector: &Connector) -> Result<Client, Refusal> {
     config.connect_timeout(PATIENCE);
-    let connecting = tokio::time::timeout(PATIENCE, config.connect(NoTls)).await;
+    let connecting = tokio::time::timeout(PATIENCE, config.connect(connector.clone())).await;
     let (client, connection) = connecting.map_err(|_| Refusal::Late)?.map_err(Refusal::Error)?;
     tokio::spawn(connection);
     Ok(client)
@@ -264,11 +266,16 @@ fn alone(settings: &Settings, node: &Node, seen: &Seen, findings: &mut Vec<Findi
 }
 
 /// Whether the users can log in as the pools would.
-async fn users(settings: &Settings, node: &Node, findings: &mut Vec<Finding>) {
+async fn users(
+    settings: &Settings,
+    connector: &Connector,
+    node: &Node,
+    findings: &mut Vec<Finding>,
+) {
     for user in &settings.users {
         let Some(UserPassword::Plain(_)) = &user.password else { continue };
         let database = &settings.monitor.database;
-        if let Err(refusal) = connect(as_user(settings, node, user)).await {
+        if let Err(refusal) = connect(as_user(settings, connector, node, user), connector).await {
             let told =
                 refusal.told(&user.name, database, &format!("the password of user {}", user.name));
             findings.push(Finding::wrong(format!(
@@ -279,9 +286,10 @@ async fn users(settings: &Settings, node: &Node, findings: &mut Vec<Finding>) {
     }
 }
 
-fn as_user(settings: &Settings, node: &Node, user: &User) -> Config {
+fn as_user(settings: &Settings, connector: &Connector, node: &Node, user: &User) -> Config {
     let monitor = &settings.monitor;
-    let mut config = probe::login(monitor, &node.address, &monitor.database, "causeway check");
+    let mut config =
+        probe::login(monitor, connector, &node.address, &monitor.database, "causeway check");
     config.user(&user.name);
     if let Some(UserPassword::Plain(password)) = &user.password {
         config.password(password.expose());
