@@ -81,7 +81,7 @@ impl Mutant {
         cluster: &Cluster,
         mutated: bool,
     ) -> (History, Vec<counters::Violation>) {
-        let mut scene = Scene::open(self, cluster, mutated).await;
+        let mut scene = Scene::open(cluster, mutated.then_some(self)).await;
         let played = match self {
             Self::Eventual | Self::CheckInRead => scene.far_replicas().await,
             Self::FloorCleared => scene.uneven_replicas().await,
@@ -95,15 +95,22 @@ impl Mutant {
     }
 }
 
+/// A replica shows a commit that the primary does not show yet, and dies.
+pub async fn play_last_words(cluster: &Cluster) -> (History, Vec<counters::Violation>) {
+    let mut scene = Scene::open(cluster, None).await;
+    scene.last_words().await.expect("no session loses its connection");
+    scene.close().await
+}
+
 impl<'a> Scene<'a> {
-    async fn open(mutant: Mutant, cluster: &'a Cluster, mutated: bool) -> Self {
+    async fn open(cluster: &'a Cluster, mutant: Option<Mutant>) -> Self {
         let database = fresh_database(cluster).await;
         let direct = cluster.primary().connect(&database).await.unwrap();
         direct.batch_execute(&schema(KEYS)).await.unwrap();
         cluster.await_replay().await.unwrap();
         // No replica is left out for its lag: freshness alone decides.
         let mut options = ProxyOptions { monitor: "max_lag = \"10min\"", ..proxy_options() };
-        if mutated {
+        if let Some(mutant) = mutant {
             options.environment.push(("CAUSEWAY_MUTANT", mutant.name().into()));
         }
         let proxy = Proxy::start(cluster, &options).await;
@@ -255,6 +262,39 @@ impl<'a> Scene<'a> {
         for session in [writer, reader, twin, heir] {
             self.ended(session);
         }
+        Ok(())
+    }
+
+    /// Who has seen a commit on a replica that is dead since must see it on the primary, which waits
+    /// for the other replica, and for the dead one to come back.
+    async fn last_words(&mut self) -> io::Result<()> {
+        faults::prepare(self.cluster, Fault::SlowStandby, Commit::RemoteApply).await.unwrap();
+        let [replica, slow] = self.cluster.replicas() else { unreachable!("there are two") };
+        let (mut writer, mut reader) = (self.session().await, self.session().await);
+        for _ in 0..3 {
+            faults::delay_replay(slow, Duration::from_millis(400)).await.unwrap();
+            let write = writer.write(0, Form::Update);
+            let read = async {
+                for _ in 0..20 {
+                    reader.read(&Which::One(0), Place::Any, true).await?;
+                }
+                tokio::task::block_in_place(|| replica.stop(Stop::Kill)).unwrap();
+                let look = async {
+                    reader.read(&Which::One(0), Place::Primary, true).await?;
+                    reader.read(&Which::One(0), Place::Any, true).await
+                };
+                let reborn = async {
+                    sleep(Duration::from_millis(800)).await;
+                    tokio::task::block_in_place(|| replica.restart()).unwrap();
+                    Ok(())
+                };
+                tokio::try_join!(look, reborn)
+            };
+            tokio::try_join!(write, read)?;
+            self.proxy.await_state(replica, "up").await;
+        }
+        self.ended(writer);
+        self.ended(reader);
         Ok(())
     }
 

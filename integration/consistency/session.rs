@@ -25,6 +25,9 @@ pub struct Session {
     ops: Vec<Op>,
 }
 
+/// What a read is called that failed when rows of it had been shown.
+pub const CUT_OFF: &str = "a read that had begun";
+
 /// One statement of a pipeline.
 #[derive(Debug, Clone)]
 pub enum Planned {
@@ -83,7 +86,8 @@ impl Session {
         let answered = self.ground.clock.now();
         let form = place.name();
         if let Some(refusal) = answer.refusal {
-            self.ground.refused(self.number, form, refusal);
+            let what = if answer.rows.is_empty() { form } else { CUT_OFF };
+            self.ground.refused(self.number, what, refusal);
             return false;
         }
         let rows: Vec<Row> = answer.rows.iter().filter_map(|columns| row(columns)).collect();
