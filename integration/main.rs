@@ -12,6 +12,7 @@ mod differential;
 mod drivers;
 mod faults;
 mod harness;
+mod history;
 mod hostile;
 mod lifecycle;
 mod limits;
