@@ -24,8 +24,10 @@ use super::source::{LoadError, Source};
 const DATABASES: usize = 256;
 /// Time between two cheap looks for DDL from elsewhere.
 const POLL: Duration = Duration::from_secs(1);
-/// So many times as long as a look has taken, the next one waits.
+/// So many times as long as a comparison has taken, the next look waits: it costs the primary, too.
 const REST_PER_LOOK: u32 = 20;
+/// The same of a load, which follows a change and not every look.
+const REST_PER_LOAD: u32 = 3;
 /// The thorough look follows at the latest after so many cheap ones: servers may count nothing
 /// (`track_counts = off`), or late.
 const THOROUGH_EVERY: u32 = 5;
@@ -157,10 +159,8 @@ impl Keeper {
         let mut seen = Seen::default();
         let mut unasked = 0_u32;
         loop {
-            let began = Instant::now();
             let rest = match self.look(&mut seen).await {
-                // A look at a large catalog costs the primary its time, too.
-                Ok(()) => POLL.max(began.elapsed() * REST_PER_LOOK),
+                Ok(rest) => rest,
                 Err(error) => {
                     // What cannot be checked may have changed.
                     self.database.catalog.store(None);
@@ -183,7 +183,9 @@ impl Keeper {
     }
 
     /// Looks whether the snapshot is still true, and makes another if it is not.
-    async fn look(&self, seen: &mut Seen) -> Result<(), LoadError> {
+    /// Returns how long to wait until the next look.
+    async fn look(&self, seen: &mut Seen) -> Result<Duration, LoadError> {
+        let mut rest = POLL;
         let reported = self.database.reported.load(Ordering::Acquire);
         let server = self.shared.source.connect(&self.name).await?;
         let writes = server.writes().await?;
@@ -196,8 +198,11 @@ impl Keeper {
             let began = Instant::now();
             let fingerprint = server.fingerprint().await?;
             seen.took = began.elapsed();
+            rest = rest.max(seen.took * REST_PER_LOOK);
             if seen.fingerprint.as_ref() != Some(&fingerprint) {
+                let began = Instant::now();
                 let catalog = server.load(next_version()).await?;
+                rest = rest.max(began.elapsed() * REST_PER_LOAD);
                 let (functions, relations) = catalog.size();
                 let bytes = catalog.bytes();
                 tracing::debug!(database = %self.name, functions, relations, bytes, "catalog loaded");
@@ -211,6 +216,6 @@ impl Keeper {
         if seen.cheap_looks == 0 {
             self.database.covered.store(reported, Ordering::Release);
         }
-        Ok(())
+        Ok(rest)
     }
 }
