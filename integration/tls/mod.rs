@@ -288,6 +288,32 @@ async fn a_certificate_is_replaced_without_dropping_anybody() {
     assert!(format!("{error:?}").contains("Expired"), "{error:?}");
 }
 
+/// For clients that know no SCRAM: the password itself, which only TLS may carry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_may_ask_for_the_password_itself() {
+    let authority = Authority::new(&directory(), "authority");
+    let served = authority.sign("server", "localhost", &["localhost"]);
+    let rule = "[[access]]\nfrom = \"loopback\"\ntls = true\nmethod = \"password\"";
+    let proxy = start(section("allow", &served, rule)).await;
+    let nobody = "sslmode=require user=nobody";
+    for (words, expected) in [
+        ("sslmode=require", None),
+        ("sslmode=require password=wrong", Some("password authentication failed")),
+        (nobody, Some("password authentication failed for user \"nobody\"")),
+        // It is not SCRAM that is asked for.
+        ("sslmode=require channel_binding=require", Some("channel binding required")),
+        // The rule is for TLS; what has none proves itself by SCRAM.
+        ("sslmode=disable", None),
+    ] {
+        let heard = psql(proxy.address, "localhost", words).await;
+        match (&heard, expected) {
+            (Ok(()), None) => {}
+            (Err(told), Some(part)) if told.contains(part) => {}
+            _ => panic!("{words}: {heard:?}, and should be {expected:?}"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_known_by_their_certificates() {
     let directory = directory();

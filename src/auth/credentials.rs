@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rand::RngCore;
 use subtle::ConstantTimeEq;
 
+use super::md5;
 use super::role::{Kept, Role};
 use super::scram::{AwaitingFirst, Binding, Standing};
 use super::secret::ServerSecret;
@@ -76,6 +77,18 @@ impl Challenge {
         let doomed = self.doom.is_some() || self.md5.is_some();
         let standing = if doomed { Standing::Doomed } else { Standing::Genuine };
         AwaitingFirst::new(&self.verifier, standing).bound_to(binding)
+    }
+
+    /// Whether the password itself proves the client. Costs the verifier's rounds, whoever asks: a
+    /// millisecond or more, not for a thread that serves others meanwhile.
+    #[must_use]
+    pub fn is_proved_by(&self, user: &str, password: &str) -> bool {
+        let derived = Verifier::derive(password, &self.verifier.salt, self.verifier.iterations);
+        let fits = match &self.md5 {
+            Some(kept) => md5::kept(user, password).as_bytes().ct_eq(kept.expose().as_bytes()),
+            None => derived.stored_key.ct_eq(&self.verifier.stored_key),
+        };
+        bool::from(fits) && self.doom.is_none()
     }
 }
 
@@ -296,6 +309,31 @@ mod tests {
         assert!(!table.needs_look_up("app"));
         let challenge = table.challenge("app", Some(&role(earlier)), now);
         assert!(!Arc::ptr_eq(&challenge.verifier, &verifier) && challenge.doom.is_none());
+    }
+
+    #[test]
+    fn a_password_is_held_against_what_is_kept() {
+        let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS).to_text();
+        let users =
+            [user("plain", plain("secret")), user("kept", kept(&verifier)), user("none", None)];
+        let table = Credentials::from_users(&users, None).unwrap();
+        let now = SystemTime::now();
+        for (name, password, proved) in [
+            ("plain", "secret", true),
+            ("plain", "Secret", false),
+            ("plain", "", false),
+            ("kept", "secret", true),
+            ("kept", "wrong", false),
+            ("none", "", false),
+            ("nobody", "secret", false),
+        ] {
+            let challenge = table.challenge(name, None, now);
+            assert_eq!(challenge.is_proved_by(name, password), proved, "{name} {password}");
+        }
+        let mut challenge = table.challenge("plain", None, now);
+        challenge.md5 = Some(Secret::new(md5::kept("plain", "hashed")));
+        assert!(challenge.is_proved_by("plain", "hashed"));
+        assert!(!challenge.is_proved_by("plain", "secret"));
     }
 
     /// An attacker sees salt and rounds: they must be as constant, and as different from each

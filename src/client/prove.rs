@@ -6,17 +6,19 @@
 //!
 //! Order and texts follow PostgreSQL 18 (`auth.c`, `auth-sasl.c`).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use bytes::{Buf, BytesMut};
 use rand::RngCore;
+use tokio::sync::Semaphore;
+use tokio::task::{self, JoinError};
 
 use super::handshake::{Entrance, HandshakeError};
 use crate::auth::credentials::{Challenge, Doom};
 use crate::auth::scram::{self, Binding, ScramError};
 use crate::auth::{ServerSecret, Visitor, admit, md5};
-use crate::config::settings::Method;
+use crate::config::settings::{Method, Secret};
 use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::backend;
 use crate::protocol::frontend::SaslInitialResponse;
@@ -72,9 +74,10 @@ pub(super) async fn prove(
         }
         (Method::Trust, _) => Ok(None),
         (Method::Cert, _) if accepted.is_some() => Ok(None),
+        (Method::Password, _) if accepted.is_some() => exchange.password().await,
         (Method::Md5, true) => exchange.md5().await,
         (Method::Scram | Method::Md5, _) => exchange.scram().await,
-        // The first two are for encrypted connections only, which a rule cannot match without.
+        // The first two are for connections in TLS only, and no rule matches with them without.
         (Method::Cert | Method::Password | Method::Reject, _) => {
             return Err(HandshakeError::NoCertificate);
         }
@@ -101,6 +104,13 @@ fn certified(stream: &Stream, acceptor: &Acceptor, user: &str) -> Result<(), Han
     }
     Err(HandshakeError::Certificate { user: user.to_owned(), name: name.map(str::to_owned) })
 }
+
+/// How many passwords are held against their verifiers at once: their rounds leave a core to those who
+/// serve.
+static DERIVATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Semaphore::new((cores / 2).max(1))
+});
 
 /// One attempt to prove itself. What is to be said stands in `out` until something must be heard.
 struct Exchange<'a> {
@@ -166,6 +176,28 @@ impl Exchange<'_> {
         let accepted = exchange.on_client_final(&message).map_err(|source| self.refused(source))?;
         backend::authentication_sasl_final(&mut self.out, accepted.message.as_bytes());
         Ok(Some(ServerSecret::Keys(Arc::new(accepted.keys))))
+    }
+
+    /// The password itself, which is only asked for over TLS.
+    async fn password(&mut self) -> Result<Option<ServerSecret>, HandshakeError> {
+        backend::authentication_cleartext_password(&mut self.out);
+        self.say().await?;
+        let message = password_message(self.wire).await.map_err(as_reluctant)?;
+        let Some(sent) = message.strip_suffix(&[0]) else {
+            return Err(HandshakeError::MessageFormat);
+        };
+        let wrong = || HandshakeError::Authentication {
+            user: self.user.to_owned(),
+            source: ScramError::Mismatch,
+            doom: self.challenge.doom,
+        };
+        let password = std::str::from_utf8(sent).map_err(|_| wrong())?.to_owned();
+        let secret = ServerSecret::Password(Secret::new(password.clone()));
+        let (challenge, user) = (self.challenge.clone(), self.user.to_owned());
+        let _turn = DERIVATIONS.acquire().await;
+        let judged = task::spawn_blocking(move || challenge.is_proved_by(&user, &password)).await;
+        let fits = judged.map_err(|stopped: JoinError| HandshakeError::Io(stopped.into()))?;
+        if fits { Ok(Some(secret)) } else { Err(wrong()) }
     }
 
     /// Only for those of whom an md5 hash is kept: all others prove themselves by SCRAM.

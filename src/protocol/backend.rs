@@ -98,6 +98,11 @@ pub fn authentication_md5_password(out: &mut BytesMut, salt: [u8; 4]) {
     });
 }
 
+/// Appends `AuthenticationCleartextPassword`.
+pub fn authentication_cleartext_password(out: &mut BytesMut) {
+    message(out, b'R', |body| body.put_u32(3));
+}
+
 /// Appends `AuthenticationSASL` with the mechanisms offered.
 pub fn authentication_sasl(out: &mut BytesMut, mechanisms: &[&str]) {
     message(out, b'R', |body| {
