@@ -137,7 +137,7 @@ impl Hunter {
                     }
                     // Its server had to be shared meanwhile.
                     Err(error) => {
-                        assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE))
+                        assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE));
                     }
                 }
                 self.run("DISCARD SEQUENCES").await;
@@ -156,9 +156,10 @@ async fn nobody_sees_what_another_has() {
     let (clients, transactions, servers) = extent();
     let cluster = shared_cluster();
     let database = world(cluster).await;
-    let sequences: String = (0..4).map(|n| format!("CREATE SEQUENCE q{n};")).collect();
+    let sequences =
+        "CREATE SEQUENCE q0; CREATE SEQUENCE q1; CREATE SEQUENCE q2; CREATE SEQUENCE q3";
     let direct = cluster.primary().connect(&database).await.unwrap();
-    direct.batch_execute(&sequences).await.unwrap();
+    direct.batch_execute(sequences).await.unwrap();
     direct.batch_execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC").await.unwrap();
     cluster.await_replay().await.unwrap();
     let pool = format!("size = {servers}\nwait = \"60s\"");

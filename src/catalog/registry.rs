@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::snapshot::Catalog;
 use super::source::{LoadError, Source};
+
+/// How long a database is left alone: longer than PostgreSQL waits for others to leave it.
+const LEAVE: Duration = Duration::from_secs(7);
 
 /// Databases whose catalogs are kept; of any beyond, all is served by the primary.
 const DATABASES: usize = 256;
@@ -68,6 +71,8 @@ struct Database {
     covered: AtomicU64,
     asked: AtomicBool,
     wake: Notify,
+    /// Until then the database is not connected to.
+    left_until: Mutex<Option<Instant>>,
 }
 
 impl Database {
@@ -106,6 +111,15 @@ impl Catalogs {
         if let Some(entry) = known {
             entry.reported.fetch_add(1, Ordering::AcqRel);
             entry.wake.notify_one();
+        }
+    }
+
+    /// Leaves a database for a while: a statement is about to run that no connection may see.
+    pub fn leave(&self, database: &str) {
+        let known = self.shared.databases.read().get(database).map(Arc::clone);
+        if let Some(entry) = known {
+            *entry.left_until.lock() = Some(Instant::now() + LEAVE);
+            self.shared.source.leave(database);
         }
     }
 
@@ -159,6 +173,7 @@ impl Keeper {
         let mut seen = Seen::default();
         let mut unasked = 0_u32;
         loop {
+            self.stay_away().await;
             let rest = match self.look(&mut seen).await {
                 Ok(rest) => rest,
                 Err(error) => {
@@ -178,6 +193,17 @@ impl Keeper {
             if unasked >= FORGET_AFTER {
                 self.shared.databases.write().remove(&self.name);
                 return;
+            }
+        }
+    }
+
+    /// Waits as long as the database is to be left alone.
+    async fn stay_away(&self) {
+        loop {
+            let until = *self.database.left_until.lock();
+            match until.filter(|until| *until > Instant::now()) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => return,
             }
         }
     }

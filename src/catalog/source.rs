@@ -120,6 +120,11 @@ impl Source {
         Ok(Server { client })
     }
 
+    /// Closes the connection to a database, once it is not in use.
+    pub(super) fn leave(&self, database: &str) {
+        self.pools.lock().by_database.remove(database);
+    }
+
     fn pool(&self, address: &Address, database: &str) -> Result<Pool, LoadError> {
         let mut pools = self.pools.lock();
         let route = (address.clone(), self.connector.load());

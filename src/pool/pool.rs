@@ -230,7 +230,7 @@ impl Pool {
     #[must_use]
     pub fn has_idle(&self, server: &Identity) -> bool {
         let state = self.state.lock();
-        state.idle.iter().flatten().any(|idle| std::ptr::eq(&*idle.identity, server))
+        state.idle.iter().flatten().any(|idle| std::ptr::eq(Arc::as_ptr(&idle.identity), server))
     }
 
     fn try_take(self: &Arc<Self>, worker: usize, epoch: u64, wish: &Wish<'_>) -> Taken {
@@ -396,7 +396,7 @@ impl State {
         }
         if let Some(home) = wish.home
             && let Some(server) =
-                self.pop_where(worker, |server| std::ptr::eq(&*server.identity, home))
+                self.pop_where(worker, |server| std::ptr::eq(Arc::as_ptr(&server.identity), home))
         {
             return Some(server);
         }

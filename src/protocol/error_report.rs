@@ -20,8 +20,6 @@ pub struct ErrorReport {
     pub detail: Option<Cow<'static, str>>,
     /// Field H.
     pub hint: Option<Cow<'static, str>>,
-    /// All other fields that a server gave (context, objects, source), as it sent them.
-    pub others: Box<[u8]>,
 }
 
 impl ErrorReport {
@@ -47,7 +45,6 @@ impl ErrorReport {
             message: message.into(),
             detail: None,
             hint: None,
-            others: Box::default(),
         }
     }
 
@@ -71,7 +68,6 @@ impl ErrorReport {
         let mut report = Self::new("ERROR", "XX000", "");
         let mut unlocalized = false;
         let mut rest = body;
-        let mut others = Vec::new();
         while let [field, tail @ ..] = rest {
             if *field == 0 {
                 break;
@@ -88,16 +84,10 @@ impl ErrorReport {
                 b'M' => report.message = text(),
                 b'D' => report.detail = Some(text()),
                 b'H' => report.hint = Some(text()),
-                b'S' => {}
-                _ => {
-                    others.push(*field);
-                    others.extend_from_slice(&tail[..end]);
-                    others.push(0);
-                }
+                _ => {}
             }
             rest = tail.get(end + 1..).unwrap_or(&[]);
         }
-        report.others = others.into();
         report
     }
 
@@ -137,7 +127,6 @@ impl ErrorReport {
         if let Some(hint) = &self.hint {
             field(b'H', hint);
         }
-        out.put_slice(&self.others);
         out.put_u8(0);
         super::write::set_length(out, start);
     }

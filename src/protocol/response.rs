@@ -154,6 +154,8 @@ pub struct Responses {
     stale_plan: bool,
     last_error: Option<ErrorReport>,
     own_failure: Option<ErrorReport>,
+    /// The body of the server's FATAL, as it came.
+    last_words: Box<[u8]>,
     /// The statement under way is being cancelled because it took too long.
     overdue: Arc<AtomicBool>,
     /// What the client sees in place of the message being scanned.
@@ -187,6 +189,7 @@ impl Default for Responses {
             stale_plan: false,
             last_error: None,
             own_failure: None,
+            last_words: Box::default(),
             overdue: Arc::default(),
             replaced: None,
             veil: VecDeque::new(),
@@ -346,6 +349,12 @@ impl Responses {
     #[must_use]
     pub fn last_error(&self) -> Option<&ErrorReport> {
         self.last_error.as_ref()
+    }
+
+    /// The body of the report behind [`Progress::Fatal`], as it came.
+    #[must_use]
+    pub fn last_words(&self) -> &[u8] {
+        &self.last_words
     }
 
     /// The error of a statement of Causeway's own, if one failed in this exchange.
@@ -611,6 +620,7 @@ impl Responses {
         let fatal = matches!(field(body, b'V'), Some(b"FATAL" | b"PANIC"));
         let sqlstate = ErrorReport::sqlstate_of(body).unwrap_or(b"XX000");
         if fatal {
+            self.last_words = body.into();
             self.last_error = Some(ErrorReport::parse(body));
             return Some(Progress::Fatal);
         }

@@ -201,8 +201,7 @@ impl Laid {
     fn put_others(&self, applied: &Self, out: &mut BytesMut) -> bool {
         let (ours, theirs) = (&self.0.statements, &applied.0.statements);
         let mut sure = true;
-        let not_rights = |(name, _): &(&Box<str>, &Bytes)| !RIGHTS.contains(&&***name);
-        for (name, _) in theirs.iter().filter(not_rights) {
+        for name in theirs.keys().filter(|name| !RIGHTS.contains(&&***name)) {
             if !ours.contains_key(name) {
                 out.put_slice(b"RESET ");
                 put_name(out, name);
@@ -210,8 +209,8 @@ impl Laid {
                 sure &= !is_misplaced(name);
             }
         }
-        for (name, statement) in ours.iter().filter(not_rights) {
-            if theirs.get(name) == Some(statement) {
+        for (name, statement) in ours {
+            if RIGHTS.contains(&&**name) || theirs.get(name) == Some(statement) {
                 continue;
             }
             if &**name == "datestyle" && theirs.contains_key(name) {

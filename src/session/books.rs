@@ -159,7 +159,7 @@ impl Machine {
         let name = report.message.split('"').nth(1).unwrap_or_default();
         let gone = report.sqlstate == "42602" && name.contains('.');
         if gone {
-            self.settings.forget(&name.to_owned());
+            self.settings.forget(name);
         }
         gone
     }

@@ -136,8 +136,13 @@ impl Session {
                 break end;
             }
         };
+        if let SessionEnd::Ended { body, .. } = &ended {
+            write::message(&mut self.client.output, b'E', |out| out.extend_from_slice(body));
+        }
         if let Some(report) = ended.report() {
             report.encode(&mut self.client.output);
+        }
+        if !self.client.output.is_empty() {
             // The client may be gone, or not listen; there is nobody else to tell.
             let _ = tokio::time::timeout(GOODBYE, self.client.flush()).await;
         }
@@ -484,6 +489,11 @@ impl Session {
                 }
                 _ => self.shared.pools.retire(named),
             }
+            if statement.verb.ends_with("DATABASE") {
+                for name in &statement.identifiers {
+                    self.shared.catalogs.leave(name);
+                }
+            }
         }
     }
 
@@ -576,6 +586,7 @@ impl Session {
         let responses = &lease.responses;
         let (said, committed) = (responses.last_error().cloned(), responses.committed());
         let torn = responses.is_torn();
+        let body = Box::from(responses.last_words());
         let pinned = !self.machine.pins().is_free();
         tracing::info!(%error, node = %lease.identity.address, "a server was lost");
         self.drop_lease();
@@ -591,7 +602,7 @@ impl Session {
                 || self.machine.ends_servers(request, &self.client.input, &self.eyes)
         }) {
             // The client's own doing.
-            return Failure::Client(SessionEnd::Ended(Box::new(report.clone())));
+            return Failure::Client(SessionEnd::Ended { said: Box::new(report.clone()), body });
         }
         if pinned {
             return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));

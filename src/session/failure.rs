@@ -22,8 +22,13 @@ pub enum SessionEnd {
     #[error("the client broke the protocol")]
     Frame(#[from] FrameError),
     /// The server ended the connection for what the client did, and said so.
-    #[error("the server ended the connection")]
-    Ended(#[source] Box<ErrorReport>),
+    #[error("the server ended the connection: {said}")]
+    Ended {
+        /// What it said.
+        said: Box<ErrorReport>,
+        /// The same as it came.
+        body: Box<[u8]>,
+    },
     /// Causeway is shutting down.
     #[error("drained")]
     Drained,
@@ -52,10 +57,10 @@ impl SessionEnd {
     #[must_use]
     pub fn report(&self) -> Option<ErrorReport> {
         match self {
-            Self::Terminated | Self::Client(_) | Self::AnswerTorn => None,
+            // Of a server that ended the connection its own words are passed on.
+            Self::Terminated | Self::Client(_) | Self::AnswerTorn | Self::Ended { .. } => None,
             Self::Frame(error) => error.report(),
             Self::Overdue(overdue) => Some(overdue.report()),
-            Self::Ended(said) => Some((**said).clone()),
             Self::Drained => Some(ErrorReport::fatal(
                 "57P01",
                 "terminating connection due to administrator command",

@@ -11,7 +11,7 @@ use super::machine::{Machine, Question};
 use super::options::{self, Fault};
 use super::pins::Pin;
 use super::relay;
-use super::settings::SessionSettings;
+use super::settings::{SessionSettings, Start};
 use super::shared::Shared;
 use crate::client::{ClientConn, Welcome};
 use crate::config::settings::PoolMode;
@@ -161,9 +161,7 @@ async fn refuse(mut client: ClientConn, report: ErrorReport) -> GreetError {
 
 /// The settings in a start-up packet: the switches in `options`, then its parameters. As in
 /// PostgreSQL the parameters win, for they are read later.
-fn start_settings(
-    parameters: &[(String, String)],
-) -> Result<Vec<(Box<str>, Box<str>)>, ErrorReport> {
+fn start_settings(parameters: &[(String, String)]) -> Result<Start, ErrorReport> {
     let options = parameters.iter().find(|(name, _)| name == "options");
     let mut start = switches(options.map_or("", |(_, value)| value))?;
     let named = parameters.iter().filter(|(name, _)| name != "options");

@@ -168,7 +168,9 @@ impl Machine {
                 // PostgreSQL refuses it.
                 return None;
             }
-            DISCARD_ALL.iter().for_each(|part| amended.add(part.as_bytes()));
+            for part in DISCARD_ALL {
+                amended.add(part.as_bytes());
+            }
             amended.text.extend_from_slice(&self.restoring(&statements[0])?);
             amended.completions.push(Completion::Said(DISCARDED));
             return Some(amended);

@@ -22,7 +22,6 @@ use super::pins::{Pin, Pins};
 use super::sequences;
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
-use crate::catalog::builtin;
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, frame, write};
@@ -328,7 +327,11 @@ impl Machine {
         }
         Step::Exchange(match request.end {
             End::FunctionCall => Decision::primary(Reason::FunctionCall),
-            End::Flush => Decision::primary(Reason::PipelineCutByFlush),
+            End::Flush => match self.judge_pipeline(request, buffer, judge) {
+                // Where it goes is settled, but not what it needs there.
+                Ok(_) => Decision::primary(Reason::PipelineCutByFlush),
+                Err(step) => return step,
+            },
             End::Overflow if request.frames.is_empty() => {
                 self.suspect = true;
                 Decision::primary(Reason::StatementTooLarge)
@@ -406,7 +409,7 @@ impl Machine {
     /// called: what custom settings it may have set, its arguments may name.
     pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
         let procedure = |statement: &Statement| statement.class == Class::Procedure;
-        let unknown = |call: &Call| !builtin::is_safe_call_of(&call.name.name, call.arity);
+        let unknown = |call: &Call| !sequences::is_harmless(call);
         let calls = |statement: &Statement| statement.calls.iter().any(unknown);
         let opaque = script.statements.iter().any(procedure)
             || script.statements.iter().any(calls)

@@ -20,7 +20,7 @@ use crate::routing::Reason;
 use crate::server::conn::Sequences;
 use crate::server::{Identity, ServerConn};
 use crate::sql::Script;
-use crate::sql::statement::{Class, SessionEffect, Statement};
+use crate::sql::statement::{Call, Class, SessionEffect, Statement};
 
 const DISCARD: &[u8] = b"DISCARD SEQUENCES";
 
@@ -110,26 +110,32 @@ pub(super) fn reads(script: &Script) -> bool {
 
 /// Whether a script may move a sequence. `reason` is why it goes where it goes.
 pub(super) fn may_move(script: &Script, reason: Reason, catalog: Option<&Catalog>) -> bool {
-    script.statements.iter().any(|statement| statement_may_move(statement, reason, catalog))
-}
-
-fn statement_may_move(statement: &Statement, reason: Reason, catalog: Option<&Catalog>) -> bool {
-    if statement.session.contains(&SessionEffect::SequenceAdvance) {
-        return true;
-    }
-    let opaque = !statement.calls.is_empty()
-        && matches!(
+    // The reason for several statements is that they are several.
+    let opaque = script.statements.len() > 1
+        || matches!(
             reason,
             Reason::VolatileFunction | Reason::UnknownFunction | Reason::SequenceFunction
         );
+    script.statements.iter().any(|statement| statement_may_move(statement, opaque, catalog))
+}
+
+/// Whether a call surely does nothing to the session.
+pub(super) fn is_harmless(call: &Call) -> bool {
+    let name = &*call.name.name;
+    builtin::is_safe_call_of(name, call.arity) || builtin::is_harmless_volatile(name)
+}
+
+/// `opaque`: a call that is not known to be harmless may be one that is not.
+fn statement_may_move(statement: &Statement, opaque: bool, catalog: Option<&Catalog>) -> bool {
+    if statement.session.contains(&SessionEffect::SequenceAdvance) {
+        return true;
+    }
+    let unknown_call = |call: &Call| !is_harmless(call);
+    let calls = statement.calls.iter().any(unknown_call);
     match statement.class {
-        Class::Read | Class::LockingRead => opaque,
         Class::Write | Class::CopyIn => {
             let inserts = !matches!(statement.verb, "UPDATE" | "DELETE" | "TRUNCATE");
-            let unknown_call = |call: &crate::sql::statement::Call| {
-                !builtin::is_safe_call_of(&call.name.name, call.arity)
-            };
-            statement.calls.iter().any(unknown_call)
+            calls
                 || catalog.is_none_or(|catalog| {
                     statement.relations.iter().any(|name| catalog.moves_sequence(name, inserts))
                 })
@@ -137,18 +143,13 @@ fn statement_may_move(statement: &Statement, reason: Reason, catalog: Option<&Ca
         Class::Ddl | Class::Procedure | Class::Unknown => true,
         Class::Session => {
             let runs = |effect: &SessionEffect| matches!(effect, SessionEffect::Execute(_));
-            opaque || statement.session.iter().any(runs)
+            calls || statement.session.iter().any(runs)
         }
         // A cursor's query runs when it is read.
         Class::Cursor => {
             let inner = statement.inner.as_deref();
-            opaque || inner.is_some_and(|inner| !inner.calls.is_empty())
+            calls || inner.is_some_and(|inner| inner.calls.iter().any(unknown_call))
         }
-        Class::CopyFile
-        | Class::LockTable
-        | Class::Notify
-        | Class::Maintenance
-        | Class::Transaction
-        | Class::Show => opaque,
+        _ => opaque && calls,
     }
 }

@@ -12,11 +12,14 @@ use bytes::Bytes;
 
 use crate::server::Laid;
 
+/// Settings of a start-up packet: names in lower case, and values as they came.
+pub type Start = Vec<(Box<str>, Box<str>)>;
+
 /// The settings of one session.
 #[derive(Debug, Default)]
 pub struct SessionSettings {
     /// From the start-up packet: name and value, as they came.
-    start: Vec<(Box<str>, Box<str>)>,
+    start: Start,
     /// What RESET goes back to: the start-up packet's, and every custom setting ever set, empty.
     floor: Laid,
     /// As of the last end of a transaction.
@@ -30,7 +33,7 @@ impl SessionSettings {
     /// The settings that a start-up packet asks for, as names in lower case and values; of a name
     /// that comes twice the later value counts.
     #[must_use]
-    pub fn new(start: Vec<(Box<str>, Box<str>)>) -> Self {
+    pub fn new(start: Start) -> Self {
         let floor =
             start.iter().fold(Laid::default(), |laid, (name, value)| laid.with_value(name, value));
         let (committed, current) = (floor.clone(), floor.clone());
