@@ -214,6 +214,14 @@ impl Clock {
         }
     }
 
+    /// The least position that somebody waits for this replica to reach.
+    pub(super) fn least_waited_for(&self) -> Option<Lsn> {
+        self.watermark()?;
+        let inner = self.inner.lock();
+        let positions = inner.waiting.iter().map(|waiting| waiting.position);
+        positions.filter(|position| *position > Lsn(0)).min()
+    }
+
     /// Waits until somebody has come who may want more than before.
     pub(super) async fn turned(&self) {
         self.turn.notified().await;

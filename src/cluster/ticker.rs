@@ -1,7 +1,8 @@
 //! Asks the nodes for their clocks: one connection and one task per node.
 //!
 //! A node is asked at once when somebody waits who has not been asked for, again and again while
-//! somebody waits for it to move on, soon when somebody will, and else each `monitor.interval`.
+//! somebody waits for it to move on (or, from PostgreSQL 19 on, to say when it has), soon when somebody
+//! will, and else each `monitor.interval`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,9 @@ use crate::tls::Connector;
 const PACE_WAITED: Duration = Duration::from_millis(1);
 /// Time between two questions while somebody will want to know.
 const PACE_WANTED: Duration = Duration::from_millis(5);
+
+/// The first PostgreSQL with WAIT FOR LSN.
+const WAIT_FOR_LSN_SINCE: u64 = 190_000;
 
 /// `recovering` is asked for once, so that a promotion in the middle does not mix two roles. `age('3')`
 /// is the distance of the next transaction id from the first.
@@ -82,6 +86,8 @@ struct Asker {
     block_size: u64,
     segment_size: u64,
     connected: Instant,
+    /// The node has WAIT FOR LSN (PostgreSQL 19), and has taken it so far.
+    waits: bool,
 }
 
 impl Asker {
@@ -107,20 +113,26 @@ impl Asker {
         let sizes = client
             .query_one(
                 "select pg_catalog.current_setting('wal_block_size')::int8, \
-                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size'))",
+                 pg_catalog.pg_size_bytes(pg_catalog.current_setting('wal_segment_size')), \
+                 pg_catalog.current_setting('server_version_num')::int8",
                 &[],
             )
             .await?;
-        let size = |column| u64::try_from(sizes.get::<_, i64>(column)).unwrap_or(0);
-        let (block_size, segment_size) = (size(0), size(1));
-        Ok(Self { client, question, fates, block_size, segment_size, connected: Instant::now() })
+        let number = |column: usize| {
+            let number: i64 = sizes.try_get(column)?;
+            u64::try_from(number).map_err(|_| TickError::Answer)
+        };
+        let (block_size, segment_size) = (number(0)?, number(1)?);
+        let waits = number(2)? >= WAIT_FOR_LSN_SINCE;
+        let connected = Instant::now();
+        Ok(Self { client, question, fates, block_size, segment_size, connected, waits })
     }
 
     /// Asks whenever there is demand, until the connection breaks.
-    async fn live(self, clock: &Clock, monitor: &Monitor) -> TickError {
+    async fn live(mut self, clock: &Clock, monitor: &Monitor) -> TickError {
         let mut last = None;
         loop {
-            self.rest(clock, last, monitor.interval).await;
+            self.rest(clock, last, monitor).await;
             let questions = clock.asking();
             let sent = Instant::now();
             last = Some(sent);
@@ -140,13 +152,19 @@ impl Asker {
     }
 
     /// Waits until it is time to ask again.
-    async fn rest(&self, clock: &Clock, last: Option<Instant>, idle: Duration) {
+    async fn rest(&mut self, clock: &Clock, last: Option<Instant>, monitor: &Monitor) {
         loop {
             let pace = match clock.demand(last) {
                 Demand::Now => return,
+                Demand::Waited if self.waits => {
+                    if let Some(position) = clock.least_waited_for() {
+                        return self.await_position(position, monitor.timeout).await;
+                    }
+                    PACE_WAITED
+                }
                 Demand::Waited => PACE_WAITED,
                 Demand::Wanted => PACE_WANTED,
-                Demand::None => idle,
+                Demand::None => monitor.interval,
             };
             let since = last.map_or(pace, |last| last.elapsed());
             let Some(rest) = pace.checked_sub(since).filter(|rest| !rest.is_zero()) else {
@@ -154,6 +172,17 @@ impl Asker {
             };
             // Either outcome means: look again.
             let _ = timeout(rest, clock.turned()).await;
+        }
+    }
+
+    /// Has the node itself tell when it is there, or that some time has passed. Where it does not take
+    /// that, it is asked again and again as others are.
+    async fn await_position(&mut self, position: Lsn, limit: Duration) {
+        let wait = format!("WAIT FOR LSN '{position}' WITH (TIMEOUT '5ms', NO_THROW)");
+        let waited = timeout(limit, self.client.simple_query(&wait)).await;
+        self.waits = matches!(waited, Ok(Ok(_)));
+        if !self.waits {
+            tracing::debug!(wait, "the node does not take WAIT FOR LSN");
         }
     }
 
