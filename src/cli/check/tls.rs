@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::advice::Finding;
-use crate::config::settings::{NodeTlsMode, Settings, TlsMode};
+use crate::config::settings::{Method, NodeTlsMode, Settings, TlsMode};
 use crate::tls::{self, Acceptor, Connector};
 
 /// A certificate that ends sooner is told of.
@@ -57,7 +57,21 @@ pub fn load(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Connecto
             findings.extend(open_to_all(key, path));
         }
     }
+    findings.extend(never_proved(settings));
     connector
+}
+
+/// A rule that asks for a certificate which nobody could show.
+fn never_proved(settings: &Settings) -> Option<Finding> {
+    let asks = settings.access.iter().any(|rule| rule.method == Method::Cert);
+    let takes = settings.tls.mode != TlsMode::Disable && settings.tls.client_root.is_some();
+    (asks && !takes).then(|| {
+        Finding::wrong(
+            "an [[access]] rule asks for a client certificate, and none would be believed; give \
+             [tls] a mode and a client_root"
+                .to_owned(),
+        )
+    })
 }
 
 fn ending(key: &str, path: &Path, now: SystemTime) -> Option<Finding> {
@@ -85,4 +99,57 @@ fn open_to_all(key: &str, path: &Path) -> Option<Finding> {
             path.display()
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn certificates_that_end_are_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("crt");
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.not_after = rcgen::date_time_ymd(2030, 1, 15);
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(&path, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        let at = |days: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(days * DAY);
+        // 2030-01-15 is day 21,929.
+        for (day, said) in [
+            (21_914, None),
+            (21_916, Some("expires in 13 days")),
+            (21_928, Some("expires in 1 days")),
+            (21_932, Some("expired 3 days ago")),
+        ] {
+            let found = ending("tls.certificate", &path, at(day)).map(|found| found.to_string());
+            match (&found, said) {
+                (None, None) => {}
+                (Some(found), Some(part)) if found.contains(part) => {}
+                _ => panic!("on day {day}: {found:?}"),
+            }
+        }
+        assert_eq!(ending("tls.certificate", Path::new("/nonexistent"), at(0)), None);
+    }
+
+    #[test]
+    fn what_cannot_work_is_told() {
+        let file = "cluster.nodes = [\"a:1\"]\nmonitor = { user = \"m\" }\n\
+                    user = [{ name = \"u\", password = \"p\" }]\n\
+                    access = [{ from = \"all\", tls = true, method = \"cert\" }]\n\
+                    tls = { mode = \"allow\", certificate = \"c\", key = \"k\" }\n\
+                    node_tls = { mode = \"verify-ca\", root = \"r\" }";
+        let settings = config::parse(file, Path::new("/nonexistent")).unwrap();
+        let mut findings = Vec::new();
+        assert!(load(&settings, &mut findings).is_none());
+        let said: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        for (found, wanted) in said.iter().zip([
+            "tls.certificate: cannot read /nonexistent/c",
+            "node_tls.root: cannot read /nonexistent/r",
+            "asks for a client certificate, and none would be believed",
+        ]) {
+            assert!(found.contains(wanted), "{found}");
+        }
+        assert_eq!(said.len(), 3, "{said:?}");
+    }
 }
