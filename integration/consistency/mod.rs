@@ -52,7 +52,7 @@ use causeway::cli::demo::cluster::{Cluster, ClusterOptions};
 use self::cell::{Cell, Goal, proxy_options};
 use self::faults::{Commit, Fault};
 use self::ground::Mix;
-use self::mutants::MUTANTS;
+use self::mutants::{MUTANTS, Mutant};
 
 /// No read may take longer: `catchup_wait` and a round trip, on a machine that does much else.
 const STALL: Duration = Duration::from_secs(10);
@@ -122,9 +122,12 @@ async fn mutants_are_caught() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_replica_has_shown_is_not_taken_back() {
-    let (history, violations) = mutants::play_last_words(&cluster()).await;
+    let cluster = cluster();
+    let (history, violations) = mutants::play_last_words(&cluster, None).await;
     let traces: Vec<String> = violations.iter().map(|one| one.trace(&history)).collect();
     assert!(violations.is_empty(), "{}", traces.join("\n"));
+    let (_, violations) = mutants::play_last_words(&cluster, Some(Mutant::NoBarrier)).await;
+    assert!(!violations.is_empty(), "without a barrier it is not");
 }
 
 /// The table in full: `make consistency`.

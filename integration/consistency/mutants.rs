@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway::cli::demo::cluster::{Cluster, Stop};
+use causeway::cli::demo::cluster::{Cluster, Node, Stop};
 use tokio::time::sleep;
 
 use super::cell::proxy_options;
@@ -96,8 +96,11 @@ impl Mutant {
 }
 
 /// A replica shows a commit that the primary does not show yet, and dies.
-pub async fn play_last_words(cluster: &Cluster) -> (History, Vec<counters::Violation>) {
-    let mut scene = Scene::open(cluster, None).await;
+pub async fn play_last_words(
+    cluster: &Cluster,
+    mutant: Option<Mutant>,
+) -> (History, Vec<counters::Violation>) {
+    let mut scene = Scene::open(cluster, mutant).await;
     scene.last_words().await.expect("no session loses its connection");
     scene.close().await
 }
@@ -270,32 +273,51 @@ impl<'a> Scene<'a> {
     async fn last_words(&mut self) -> io::Result<()> {
         faults::prepare(self.cluster, Fault::SlowStandby, Commit::RemoteApply).await.unwrap();
         let [replica, slow] = self.cluster.replicas() else { unreachable!("there are two") };
-        let (mut writer, mut reader) = (self.session().await, self.session().await);
-        for _ in 0..3 {
-            faults::delay_replay(slow, Duration::from_millis(400)).await.unwrap();
-            let write = writer.write(0, Form::Update);
-            let read = async {
-                for _ in 0..20 {
-                    reader.read(&Which::One(0), Place::Any, true).await?;
-                }
-                tokio::task::block_in_place(|| replica.stop(Stop::Kill)).unwrap();
-                let look = async {
-                    reader.read(&Which::One(0), Place::Primary, true).await?;
-                    reader.read(&Which::One(0), Place::Any, true).await
-                };
-                let reborn = async {
-                    sleep(Duration::from_millis(800)).await;
-                    tokio::task::block_in_place(|| replica.restart()).unwrap();
-                    Ok(())
-                };
-                tokio::try_join!(look, reborn)
-            };
-            tokio::try_join!(write, read)?;
-            self.proxy.await_state(replica, "up").await;
-        }
+        faults::delay_replay(slow, Duration::from_millis(1500)).await.unwrap();
+        let mut writer = self.session().await;
+        let write = writer.write(0, Form::Update);
+        let read = async {
+            let reader = self.witness_of(1).await?;
+            tokio::task::block_in_place(|| replica.stop(Stop::Kill)).unwrap();
+            self.look_after(reader, replica).await
+        };
+        let ((), reader) = tokio::try_join!(write, read)?;
         self.ended(writer);
         self.ended(reader);
         Ok(())
+    }
+
+    /// A session that has seen this value. A session may stay on one replica: others are asked, until
+    /// one is on the replica that has it.
+    async fn witness_of(&mut self, value: u64) -> io::Result<Session> {
+        for _ in 0..8 {
+            let mut reader = self.session().await;
+            for _ in 0..8 {
+                reader.read(&Which::One(0), Place::Any, true).await?;
+                if reader.last_seen() == value {
+                    return Ok(reader);
+                }
+            }
+            self.ended(reader);
+        }
+        panic!("no replica shows what the primary has not shown yet");
+    }
+
+    /// Reads on the primary, while the replica comes back.
+    async fn look_after(&self, mut reader: Session, replica: &Node) -> io::Result<Session> {
+        let look = async {
+            for _ in 0..5 {
+                reader.read(&Which::One(0), Place::Primary, true).await?;
+            }
+            Ok(reader)
+        };
+        let reborn = async {
+            sleep(Duration::from_millis(800)).await;
+            tokio::task::block_in_place(|| replica.restart()).unwrap();
+            self.proxy.await_state(replica, "up").await;
+            Ok(())
+        };
+        tokio::try_join!(look, reborn).map(|(reader, ())| reader)
     }
 
     /// A replica that dies and comes back further behind than it was.

@@ -48,6 +48,11 @@ impl Session {
         Self { number, protocol, ground, own, client, saw: (0, 0), ops: Vec::new() }
     }
 
+    /// The last value of another's counter that it has read.
+    pub fn last_seen(&self) -> Value {
+        self.saw.1
+    }
+
     /// What it did.
     pub fn into_ops(self) -> Vec<Op> {
         self.ops
