@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# The proxy alone: built in one image, run in another that has nothing but it, as a user without rights.
+# The proxy alone: built in one image, run in another that has nothing but it and the C library, no shell
+# and no package manager, as a user without rights.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
@@ -8,13 +9,13 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --bin causeway && cp target/release/causeway /causeway
 
-FROM debian:bookworm-slim
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin causeway
+FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /causeway /usr/local/bin/causeway
-USER causeway
+# The image's own "nonroot".
+USER 65532:65532
 EXPOSE 6432 9632
 # Ready: it has found a primary and lets clients in.
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s --retries=3 \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9632 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 && read -r _ status _ <&3 && [ \"$status\" = 200 ]"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=10s --retries=3 \
+    CMD ["causeway", "health", "--config", "/etc/causeway/causeway.toml"]
 ENTRYPOINT ["causeway"]
 CMD ["run", "--config", "/etc/causeway/causeway.toml"]

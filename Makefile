@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus corpus-live fuzz consistency leaks regress
+.PHONY: help demo test lint bench corpus corpus-live fuzz consistency leaks regress deny
 
 help:                 ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -58,3 +58,8 @@ FUZZ := 60
 fuzz:                 ## hostile input for so many seconds (FUZZ=seconds, TARGETS=names)
 	@sh scripts/setup.sh fuzz
 	@sh scripts/fuzz.sh $(FUZZ) $(TARGETS)
+
+# Not part of CI: the list of vulnerabilities changes by itself, and a commit that was green must stay so.
+deny:                 ## dependencies: vulnerabilities, licences, sources (installs cargo-deny, some minutes)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny --locked check

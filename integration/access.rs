@@ -151,7 +151,7 @@ async fn users_of_the_database_need_no_line_in_the_file() {
     let failed = |role: &str| format!("28P01 password authentication failed for user \"{role}\"");
     for (role, password, expected) in [
         (&plain, "two", failed(&plain)),
-        // CVE-2025-2291 (PgBouncer): VALID UNTIL does not count once a password comes by auth_query.
+        // CVE-2025-2291 of PgBouncer: VALID UNTIL did not count once a password came by auth_query.
         (&expired, "one", failed(&expired)),
         (&open, "", failed(&open)),
         (&"nobody".to_owned(), "one", failed("nobody")),
@@ -353,4 +353,33 @@ async fn guessing_passwords_becomes_slow() {
     let began = std::time::Instant::now();
     enter(&proxy, "app", "app", "app").await.expect("and is forgiven");
     assert!(began.elapsed() < SOON);
+}
+
+/// CVE-2015-6817 of PgBouncer: whom auth_query did not find was let in as the role that asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2015_6817_an_unknown_user_is_not_who_asks() {
+    let (looker, section) = look_up_function().await;
+    let proxy = proxy_with(section).await;
+    for password in ["looking", "", "app", "postgres"] {
+        let refused = enter(&proxy, "a_stranger", password, "app").await.err();
+        assert!(refused.is_some(), "let in with {password:?}");
+    }
+    // The role itself is one like any other.
+    let client = enter(&proxy, &looker, "looking", "app").await.expect("with its own password");
+    let row = client.query_one("SELECT session_user::text", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), looker);
+}
+
+/// CVE-2026-107349 of PgBouncer: an option without a name in the start-up packet was searched for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2026_107349_an_option_without_a_name_ends() {
+    let proxy = proxy_with(String::new()).await;
+    for options in ["-c =", "-c=", "-c=1", "--=", "--", "-c", "-", "-c \\", "=", "-c a", "-c  -c"] {
+        let mut config = proxy.config("app");
+        config.options(options);
+        let entered = tokio::time::timeout(SOON, enter_with(&config, "app", "app")).await;
+        let refused = entered.expect("it ends").err();
+        assert!(refused.is_some(), "{options:?} is let in");
+    }
+    enter(&proxy, "app", "app", "app").await.expect("nobody else notices");
 }

@@ -13,7 +13,7 @@
 //! 5 session                    the machine that decides and the driver that does
 //! 6 http                       /livez /readyz /metrics
 //! 7 proxy                      build, accept, reload, shut down
-//! 8 cli                        run, check, explain, demo
+//! 8 cli                        run, check, explain, health, demo
 //! ```
 //!
 //! One query in five hops on one task: `client::ClientConn` finds the request's borders,

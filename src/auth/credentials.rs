@@ -13,8 +13,8 @@ use subtle::ConstantTimeEq;
 use super::md5;
 use super::role::{Kept, Role};
 use super::scram::{AwaitingFirst, Binding, Standing};
-use super::secret::ServerSecret;
-use super::verifier::{ITERATIONS, InvalidVerifier, SALT_LENGTH, Verifier, hmac};
+use super::secret::{ScramKeys, ServerSecret};
+use super::verifier::{ITERATIONS, InvalidVerifier, SALT_LENGTH, Verifier, hmac, prepare};
 use crate::config::Settings;
 use crate::config::settings::{Secret, User, UserPassword};
 use crate::protocol::startup::truncate_name;
@@ -71,24 +71,29 @@ pub enum Doom {
 }
 
 impl Challenge {
+    /// Judges a password as it is; what it proves opens servers. Whoever cannot be let in costs as much
+    /// as whoever can: the rounds of the verifier, so not for a thread that serves others.
+    #[must_use]
+    pub fn judge(&self, user: &str, password: &str) -> Option<ServerSecret> {
+        let prepared = prepare(password);
+        let Verifier { salt, iterations, .. } = &*self.verifier;
+        let keys = ScramKeys::derive(prepared.as_bytes(), salt, *iterations);
+        match &self.md5 {
+            _ if self.doom.is_some() => None,
+            Some(kept) => {
+                let same = md5::kept(user, password).as_bytes().ct_eq(kept.expose().as_bytes());
+                bool::from(same).then(|| ServerSecret::Md5(kept.clone()))
+            }
+            None => keys.prove(&self.verifier).then(|| ServerSecret::Keys(Arc::new(keys))),
+        }
+    }
+
     /// Begins the exchange, bound to what it may be bound to.
     #[must_use]
     pub fn begin<'a>(&'a self, binding: Binding<'a>) -> AwaitingFirst<'a> {
         let doomed = self.doom.is_some() || self.md5.is_some();
         let standing = if doomed { Standing::Doomed } else { Standing::Genuine };
         AwaitingFirst::new(&self.verifier, standing).bound_to(binding)
-    }
-
-    /// Whether the password itself proves the client. Costs the verifier's rounds, whoever asks: a
-    /// millisecond or more, not for a thread that serves others meanwhile.
-    #[must_use]
-    pub fn is_proved_by(&self, user: &str, password: &str) -> bool {
-        let derived = Verifier::derive(password, &self.verifier.salt, self.verifier.iterations);
-        let fits = match &self.md5 {
-            Some(kept) => md5::kept(user, password).as_bytes().ct_eq(kept.expose().as_bytes()),
-            None => derived.stored_key.ct_eq(&self.verifier.stored_key),
-        };
-        bool::from(fits) && self.doom.is_none()
     }
 }
 
@@ -312,28 +317,24 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_held_against_what_is_kept() {
+    fn passwords_are_judged_by_whatever_is_kept() {
         let verifier = Verifier::derive("secret", b"0123456789abcdef", ITERATIONS).to_text();
-        let users =
-            [user("plain", plain("secret")), user("kept", kept(&verifier)), user("none", None)];
+        let hash = UserPassword::Md5(Secret::new(md5::kept("hashed", "secret")));
+        let users = [
+            user("plain", plain("secret")),
+            user("kept", kept(&verifier)),
+            user("hashed", hash),
+            user("none", None),
+        ];
         let table = Credentials::from_users(&users, None).unwrap();
-        let now = SystemTime::now();
-        for (name, password, proved) in [
-            ("plain", "secret", true),
-            ("plain", "Secret", false),
-            ("plain", "", false),
-            ("kept", "secret", true),
-            ("kept", "wrong", false),
-            ("none", "", false),
-            ("nobody", "secret", false),
-        ] {
-            let challenge = table.challenge(name, None, now);
-            assert_eq!(challenge.is_proved_by(name, password), proved, "{name} {password}");
+        for name in ["plain", "kept", "hashed", "none", "nobody"] {
+            let challenge = table.challenge(name, None, SystemTime::now());
+            let proved = challenge.judge(name, "secret");
+            assert_eq!(proved.is_some(), !name.starts_with("no"), "{name}");
+            for wrong in ["", "Secret", "secret "] {
+                assert_eq!(challenge.judge(name, wrong), None, "{name} {wrong}");
+            }
         }
-        let mut challenge = table.challenge("plain", None, now);
-        challenge.md5 = Some(Secret::new(md5::kept("plain", "hashed")));
-        assert!(challenge.is_proved_by("plain", "hashed"));
-        assert!(!challenge.is_proved_by("plain", "secret"));
     }
 
     /// An attacker sees salt and rounds: they must be as constant, and as different from each

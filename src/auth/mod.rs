@@ -12,6 +12,7 @@ pub mod scram;
 pub mod scram_client;
 pub mod secret;
 pub mod throttle;
+pub mod turns;
 pub mod verifier;
 
 pub use access::{Refusal, Visitor, admit};

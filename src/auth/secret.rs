@@ -60,6 +60,13 @@ impl ScramKeys {
         *self.salt == *salt && self.iterations == iterations
     }
 
+    /// Whether they are behind this verifier.
+    #[must_use]
+    pub(super) fn prove(&self, verifier: &Verifier) -> bool {
+        let stored_key: Key = Sha256::digest(self.client_key).into();
+        stored_key.ct_eq(&verifier.stored_key).into()
+    }
+
     /// What proves us: the client key under the signature of the exchange.
     pub(super) fn proof(&self, auth_message: &[&[u8]]) -> Key {
         let stored_key: Key = Sha256::digest(self.client_key).into();

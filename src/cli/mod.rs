@@ -1,8 +1,9 @@
-//! The command line: run, check, explain, demo.
+//! The command line: run, check, explain, health, demo.
 
 pub mod check;
 pub mod demo;
 pub mod explain;
+pub mod health;
 pub mod run;
 
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     Check(check::Arguments),
     /// Tell where a statement goes, and why
     Explain(explain::Arguments),
+    /// Ask the proxy that runs with a file whether it is ready
+    Health(health::Arguments),
     /// Show the proxy at work on a throw-away cluster, or on one of your own
     Demo(demo::DemoArgs),
 }
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     match outcome {

@@ -6,18 +6,16 @@
 //!
 //! Order and texts follow PostgreSQL 18 (`auth.c`, `auth-sasl.c`).
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::{Buf, BytesMut};
 use rand::RngCore;
-use tokio::sync::Semaphore;
-use tokio::task::{self, JoinError};
 
 use super::handshake::{Entrance, HandshakeError};
 use crate::auth::credentials::{Challenge, Doom};
 use crate::auth::scram::{self, Binding, ScramError};
-use crate::auth::{ServerSecret, Visitor, admit, md5};
+use crate::auth::{ServerSecret, Visitor, admit, md5, turns};
 use crate::config::settings::{Method, Secret};
 use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::backend;
@@ -105,13 +103,6 @@ fn certified(stream: &Stream, acceptor: &Acceptor, user: &str) -> Result<(), Han
     Err(HandshakeError::Certificate { user: user.to_owned(), name: name.map(str::to_owned) })
 }
 
-/// How many passwords are held against their verifiers at once: their rounds leave a core to those who
-/// serve.
-static DERIVATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Semaphore::new((cores / 2).max(1))
-});
-
 /// One attempt to prove itself. What is to be said stands in `out` until something must be heard.
 struct Exchange<'a> {
     wire: &'a mut ReadAhead,
@@ -178,26 +169,24 @@ impl Exchange<'_> {
         Ok(Some(ServerSecret::Keys(Arc::new(accepted.keys))))
     }
 
-    /// The password itself, which is only asked for over TLS.
+    /// The password as it is, which only encryption keeps from others. It is judged by what is kept and
+    /// forgotten: what opens servers are the keys behind it.
     async fn password(&mut self) -> Result<Option<ServerSecret>, HandshakeError> {
         backend::authentication_cleartext_password(&mut self.out);
         self.say().await?;
         let message = password_message(self.wire).await.map_err(as_reluctant)?;
-        let Some(sent) = message.strip_suffix(&[0]) else {
-            return Err(HandshakeError::MessageFormat);
-        };
-        let wrong = || HandshakeError::Authentication {
-            user: self.user.to_owned(),
-            source: ScramError::Mismatch,
-            doom: self.challenge.doom,
-        };
-        let password = std::str::from_utf8(sent).map_err(|_| wrong())?.to_owned();
-        let secret = ServerSecret::Password(Secret::new(password.clone()));
+        let sent = message.strip_suffix(&[0]).and_then(|sent| std::str::from_utf8(sent).ok());
+        let password = Secret::new(sent.ok_or(HandshakeError::MessageFormat)?);
         let (challenge, user) = (self.challenge.clone(), self.user.to_owned());
-        let _turn = DERIVATIONS.acquire().await;
-        let judged = task::spawn_blocking(move || challenge.is_proved_by(&user, &password)).await;
-        let fits = judged.map_err(|stopped: JoinError| HandshakeError::Io(stopped.into()))?;
-        if fits { Ok(Some(secret)) } else { Err(wrong()) }
+        let judged = turns::derive(move || challenge.judge(&user, password.expose())).await;
+        match judged.map_err(|stopped| HandshakeError::Io(stopped.into()))? {
+            Some(secret) => Ok(Some(secret)),
+            None => Err(HandshakeError::Authentication {
+                user: self.user.to_owned(),
+                source: ScramError::Mismatch,
+                doom: self.challenge.doom,
+            }),
+        }
     }
 
     /// Only for those of whom an md5 hash is kept: all others prove themselves by SCRAM.

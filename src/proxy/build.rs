@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::accept::accept;
 use super::census::Census;
 use super::crew::Crew;
+use super::notify::Notify;
 use super::reload::{self, reload};
 use super::resources;
 use super::worker::{self, Gate};
@@ -379,7 +380,10 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
     if let Some(address) = proxy.http_address() {
         tracing::info!(%address, "serving /livez, /readyz and /metrics");
     }
-    let drains = runtime.block_on(follow_signals(&proxy, &path)).map_err(StartError::Thread)?;
+    let notify = Notify::from_environment();
+    let drains =
+        runtime.block_on(follow_signals(&proxy, &path, &notify)).map_err(StartError::Thread)?;
+    notify.stopping();
     if drains {
         let within = proxy.shared().rules.load().settings.proxy.drain_timeout;
         tracing::info!(?within, "draining");
@@ -410,20 +414,25 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
 }
 
 /// Whether to drain (SIGTERM) or to end at once (SIGINT).
-async fn follow_signals(proxy: &Proxy, path: &Path) -> io::Result<bool> {
+async fn follow_signals(proxy: &Proxy, path: &Path, notify: &Notify) -> io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    notify.ready();
     loop {
         tokio::select! {
             _ = terminate.recv() => return Ok(true),
             _ = interrupt.recv() => return Ok(false),
-            _ = hangup.recv() => match proxy.reload(path) {
-                Ok(()) => tracing::info!(file = %path.display(), "reloaded"),
-                Err(error) => {
-                    tracing::error!(file = %path.display(), "reload changed nothing: {error}");
+            _ = hangup.recv() => {
+                notify.reloading();
+                match proxy.reload(path) {
+                    Ok(()) => tracing::info!(file = %path.display(), "reloaded"),
+                    Err(error) => {
+                        tracing::error!(file = %path.display(), "reload changed nothing: {error}");
+                    }
                 }
-            },
+                notify.ready();
+            }
         }
     }
 }

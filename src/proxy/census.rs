@@ -151,7 +151,7 @@ impl Counted {
         user: &str,
         database: &str,
         limits: &Limits,
-    ) -> Result<(), ErrorReport> {
+    ) -> Result<(), Box<ErrorReport>> {
         let census = self.census.clone();
         let mut state = census.state.lock();
         let count = |of: &HashMap<Box<str>, usize>, name: &str| of.get(name).copied().unwrap_or(0);
@@ -168,7 +168,7 @@ impl Counted {
         if let Some(limit) = refusal {
             drop(state);
             let report = census.refuse(limit, limits);
-            return Err(match limit {
+            return Err(Box::new(match limit {
                 "clients_per_user" => ErrorReport {
                     message: format!("too many connections for role \"{user}\"").into(),
                     detail: Some("limits.clients_per_user of the proxy allows no more.".into()),
@@ -180,7 +180,7 @@ impl Counted {
                     ..report
                 },
                 _ => report,
-            });
+            }));
         }
         state.sessions += 1;
         state.logins -= 1;
@@ -265,7 +265,7 @@ mod tests {
             let (mut counted, refusal) = census.arrive(PeerAddr::Local, &limits);
             assert_eq!(told(refusal), "let in");
             let refusal = counted.logged_in(user, database, &limits).err();
-            assert_eq!(told(refusal.clone()), expected);
+            assert_eq!(told(refusal.clone().map(|report| *report)), expected);
             if refusal.is_none() {
                 there.push(counted);
             }

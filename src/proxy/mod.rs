@@ -8,6 +8,7 @@ pub mod accept;
 pub mod build;
 pub mod census;
 pub mod crew;
+pub mod notify;
 pub mod reload;
 pub mod resources;
 pub mod worker;

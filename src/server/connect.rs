@@ -7,20 +7,18 @@
 //! Source: <https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP>.
 
 use std::io;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use tokio::sync::Semaphore;
-use tokio::task::{self, JoinError};
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
 use super::open::{OpenError, open};
 use crate::auth::scram_client::{
     self, AwaitingChallenge, AwaitingProof, Binding, Prover, ScramClientError,
 };
-use crate::auth::{ServerSecret, md5};
+use crate::auth::{ServerSecret, md5, turns};
 use crate::config::settings::Address;
 use crate::net::{ReadAhead, Stream};
 use crate::protocol::backend::{self, Authentication};
@@ -365,12 +363,6 @@ fn misfit(asked: &'static str, known: &ServerSecret) -> ConnectError {
     ConnectError::SecretDoesNotFit { asked, known, instead }
 }
 
-/// How many key derivations may run at once: rounds for new servers leave a core to those who serve.
-static DERIVATIONS: LazyLock<Semaphore> = LazyLock::new(|| {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Semaphore::new((cores / 2).max(1))
-});
-
 /// The mechanism to use of those offered, and how it is bound. Where we could bind and are not offered
 /// to, we say so: a server that did offer it then knows that somebody has taken the offer out.
 fn choose(mechanisms: &[u8], end_point: Option<&[u8]>) -> Option<(&'static str, Binding)> {
@@ -395,8 +387,7 @@ async fn derive(
     if !exchange.is_costly() {
         return exchange.on_challenge(&challenge).map_err(|e| ServerViolation::Scram(e).into());
     }
-    let _turn = DERIVATIONS.acquire().await;
-    let derived = task::spawn_blocking(move || exchange.on_challenge(&challenge)).await;
+    let derived = turns::derive(move || exchange.on_challenge(&challenge)).await;
     derived
         .map_err(|stopped: JoinError| ConnectError::Unreachable(stopped.into()))?
         .map_err(|error| ServerViolation::Scram(error).into())

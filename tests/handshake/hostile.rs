@@ -41,19 +41,19 @@ pub fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A login of `app` followed by these bytes.
-fn then(tail: &[u8]) -> Vec<u8> {
+pub fn then(tail: &[u8]) -> Vec<u8> {
     [session_packet(&["user", "app"]), tail.to_vec()].concat()
 }
 
 /// A login of `app` with this as the first SASL message.
-fn with_first(scram: &[u8]) -> Vec<u8> {
+pub fn with_first(scram: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::new();
     frontend::sasl_initial_response(&mut out, "SCRAM-SHA-256", scram);
     then(&out)
 }
 
 /// A login of `app` with a good first message and this as the last.
-fn with_last(scram: &[u8]) -> Vec<u8> {
+pub fn with_last(scram: &[u8]) -> Vec<u8> {
     [with_first(b"n,,n=,r=abc"), message(b'p', scram)].concat()
 }
 
@@ -71,12 +71,12 @@ const MALFORMED: Ends = Told("08P01", "malformed SCRAM message");
 const LENGTH: Ends = Told("08P01", "invalid length of startup packet");
 const LAYOUT: Ends = Told("08P01", "invalid startup packet layout");
 const VERSION: Ends = Told("0A000", "unsupported frontend protocol");
-const SSL: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+pub const SSL: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 const GSSENC: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 48];
 
 /// Sends all of `bytes`, ends its half if told to, and returns what the proxy made of it and what
 /// the client heard.
-async fn play(bytes: &[u8], half_close: bool) -> (Outcome, Vec<u8>) {
+pub async fn play(bytes: &[u8], half_close: bool) -> (Outcome, Vec<u8>) {
     let (client, task) = entrance().await;
     let (mut reader, mut writer) = client.into_split();
     let bytes = bytes.to_vec();
@@ -98,7 +98,7 @@ async fn play(bytes: &[u8], half_close: bool) -> (Outcome, Vec<u8>) {
 }
 
 /// The ErrorResponse at the end of what was heard, if there is one.
-fn last_words(mut heard: &[u8]) -> Option<ErrorReport> {
+pub fn last_words(mut heard: &[u8]) -> Option<ErrorReport> {
     let mut report = None;
     while let [kind, a, b, c, d, rest @ ..] = heard {
         if *kind == b'N' && !matches!((a, b), (0, 0)) {
@@ -436,7 +436,7 @@ async fn a_login_with_a_flipped_byte_ends() {
 }
 
 /// Logs in by hand, with `split` deciding where each write is cut.
-async fn log_in(startup: &[u8], first_is_empty: bool, tail: &[u8], step: usize) -> Outcome {
+pub async fn log_in(startup: &[u8], first_is_empty: bool, tail: &[u8], step: usize) -> Outcome {
     let (mut client, task) = entrance().await;
     let mut scram = ScramSha256::new(b"secret", ChannelBinding::unrequested());
     let mut out = BytesMut::from(startup);

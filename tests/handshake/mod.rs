@@ -1,5 +1,6 @@
 //! The way in for clients: real drivers, refusals, and everything that a client must not send.
 
+mod cves;
 mod drivers;
 mod hostile;
 mod slow;
@@ -11,10 +12,11 @@ use bytes::BytesMut;
 use causeway::auth::Credentials;
 use causeway::auth::verifier::{ITERATIONS, Verifier};
 use causeway::client::{Entered, Entrance, HandshakeError, enter};
-use causeway::config::settings::{Limits, Secret, TimeLimits, User, UserPassword};
+use causeway::config::settings::{Address, Limits, Secret, TimeLimits, User, UserPassword};
 use causeway::net::{PeerAddr, Stream};
 use causeway::protocol::ErrorReport;
-use causeway::tls::Acceptor;
+use causeway::server::{ConnectError, ServerLogin, connect};
+use causeway::tls::{Acceptor, Connector};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Far beyond what any step takes: only a hang reaches it.
@@ -50,6 +52,17 @@ fn credentials() -> Credentials {
         user("unicode", Some(UserPassword::Plain(Secret::new("I\u{ad}X\u{a0}\u{2168}")))),
     ];
     Credentials::from_users(&users, None).unwrap()
+}
+
+/// Why no server is had from there.
+async fn connect_to(address: &Address) -> ConnectError {
+    let login = ServerLogin {
+        user: "app".to_owned(),
+        database: "app".to_owned(),
+        secret: None,
+        parameters: Vec::new(),
+    };
+    connect(address, &Connector::disabled(), &login, HANG).await.expect_err("no server")
 }
 
 type Outcome = Result<Entered, HandshakeError>;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use causeway::protocol::write;
 
 use super::{Bed, HANG, READ, settle};
+use crate::fake::Peer;
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_vanishes_takes_its_server_with_it() {
@@ -124,4 +125,99 @@ async fn nonsense_from_a_server_neither_hangs_nor_kills() {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// An error that names no SQLSTATE, or nothing at all (CVE-2026-6666 of PgBouncer): it is taken for an
+/// internal one, which from a replica sends a read to the primary. The client hears it as it is, and
+/// the session goes on.
+#[tokio::test(start_paused = true)]
+async fn an_error_without_sqlstate_is_an_error() {
+    let bodies: [&'static [u8]; 5] =
+        [b"SERROR\0VERROR\0Mno\0\0", b"\0", b"Mno\0\0", b"C\0\0", b"SERROR\0C\0Mno\0\0"];
+    for body in bodies {
+        for text in [READ, "delete from t"] {
+            let mut bed = Bed::start(1).await;
+            let (mut client, mut primary) = bed.first().await;
+            let refuse = async |server: &mut Peer| {
+                server.hears(text).await;
+                write::message(&mut server.out, b'E', |out| out.extend_from_slice(body));
+                write::ready_for_query(&mut server.out, b'I');
+                server.flush().await.unwrap();
+            };
+            client.ask(text).await;
+            if text == READ {
+                refuse(&mut bed.replica().await).await;
+            }
+            let said = tokio::select! {
+                biased;
+                said = client.answer() => said,
+                said = async { refuse(&mut primary).await; std::future::pending().await } => said,
+            };
+            assert!(said.starts_with("E:") && said.ends_with(" Z:I"), "{body:?}: {said}");
+            assert_eq!(client.asks("begin").await, "BEGIN Z:T");
+        }
+    }
+}
+
+/// A good answer that breaks off after any of its bytes: the client never takes a part for the whole.
+#[tokio::test(start_paused = true)]
+async fn an_answer_cut_anywhere_is_no_answer() {
+    let mut answer = bytes::BytesMut::new();
+    write::message(&mut answer, b'T', |out| {
+        out.extend_from_slice(b"\0\x01a\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
+    });
+    write::message(&mut answer, b'D', |out| out.extend_from_slice(b"\0\x01\0\0\0\x04abcd"));
+    write::command_complete(&mut answer, "SELECT 1");
+    write::ready_for_query(&mut answer, b'I');
+    for text in [READ, "delete from t returning a"] {
+        for cut in 0..answer.len() {
+            let part = answer[..cut].to_vec();
+            let Bed { shared, nodes, mut opened, post, moves } = Bed::start(1).await;
+            let breaks_off = tokio::spawn(async move {
+                while let Some((_, mut peer)) = opened.recv().await {
+                    let part = part.clone();
+                    tokio::spawn(async move {
+                        peer.message().await?;
+                        peer.send(&part).await?;
+                        peer.hang_up().await
+                    });
+                }
+            });
+            let (_nobody, silent) = tokio::sync::mpsc::unbounded_channel();
+            let bed = Bed { shared, nodes, opened: silent, post, moves };
+            let mut client = bed.client().await;
+            client.ask(text).await;
+            let said = client.answer().await;
+            let honest = said.ends_with("end") || said.contains("E:");
+            assert!(honest, "{text}, cut at {cut}: {said}");
+            assert!(!said.contains("SELECT 1 Z"), "{text}, cut at {cut}: {said}");
+            breaks_off.abort();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// Notices without end are passed on as fast as the client takes them, and no faster: memory is
+/// bounded by the client's own pace, and a cancel ends it.
+#[tokio::test]
+async fn endless_notices_are_not_piled_up() {
+    let mut bed = Bed::start(0).await;
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("delete from t").await;
+    primary.hears("delete from t").await;
+    let mut notice = bytes::BytesMut::new();
+    write::message(&mut notice, b'N', |out| {
+        out.extend_from_slice(b"SNOTICE\0C00000\0M");
+        out.extend_from_slice(&[b'x'; 8000]);
+        out.extend_from_slice(b"\0\0");
+    });
+    // The client reads nothing: what the kernel and the proxy hold on the way is soon full.
+    let mut taken = 0;
+    while let Ok(sent) = tokio::time::timeout(Duration::from_secs(1), primary.send(&notice)).await {
+        sent.expect("the server is still there");
+        taken += notice.len();
+        assert!(taken < 64 << 20, "{taken} bytes are piled up for a client that does not read");
+    }
+    drop(client);
+    tokio::time::timeout(HANG, primary.until_closed()).await.expect("closed").ok();
 }
