@@ -219,3 +219,44 @@ async fn a_client_that_stops_reading_costs_no_memory_and_holds_up_nobody() {
     let client = proxy.connect(&database).await;
     assert_eq!(client.query_one("SELECT 7", &[]).await.unwrap().get::<_, i32>(0), 7);
 }
+
+/// Connections that never log in: they are bounded in number and in time, and who is there already
+/// does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_silent_connections_takes_only_its_share() {
+    let options = ProxyOptions {
+        proxy: "workers = 1",
+        more: "[limits]\nlogins = 50\nstartup_timeout = \"4s\"",
+        ..Default::default()
+    };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let client = proxy.connect("app").await;
+    let before = proxy.peak_memory();
+    let mut flood = Vec::new();
+    for number in 0..400 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        // Some say nothing, some begin and stop.
+        let _ = stream.write_all(&startup("app")[..number % 30]).await;
+        flood.push(stream);
+    }
+    for _ in 0..50 {
+        let asked = tokio::time::timeout(SOON, client.simple_query("SELECT 1")).await;
+        asked.expect("in time").expect("the session goes on");
+    }
+    let refused = proxy.config("app").connect(tokio_postgres::NoTls).await.err().expect("refused");
+    let report = refused.as_db_error().expect("told");
+    assert_eq!(
+        (report.code().code(), report.message()),
+        ("53300", "too many connections are logging in")
+    );
+    crate::harness::await_until("their time is over", async || {
+        proxy.config("app").connect(tokio_postgres::NoTls).await.is_ok()
+    })
+    .await;
+    let grown = proxy.peak_memory() - before;
+    assert!(grown < 16 * 1024, "{grown} KiB for connections that never logged in");
+    drop(flood);
+    let limit = [("limit", "logins")];
+    let counted = proxy.metrics().await.sum("causeway_refused_clients_total", &limit);
+    assert!(counted.is_some_and(|count| count >= 1.0), "{counted:?}");
+}
