@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use rand::RngCore;
 use subtle::ConstantTimeEq;
@@ -48,6 +49,8 @@ pub struct Slot {
 impl Slot {
     /// The session waits for a server.
     pub fn waits(&self) {
+        // A cancel that came when the wait before was just over must not end this one.
+        let _ = self.cancelled.notified().now_or_never();
         *self.doing.lock() = Doing::Waiting;
     }
 
@@ -197,6 +200,10 @@ mod tests {
         let waiting = one.slot.cancelled.notified();
         registry.cancel(one.process_id, &one.secret).await;
         waiting.await;
+        // One that came too late for the wait that it was meant for is not kept for the next.
+        registry.cancel(one.process_id, &one.secret).await;
+        one.slot.waits();
+        assert!(one.slot.cancelled.notified().now_or_never().is_none());
     }
 
     #[tokio::test]
