@@ -79,11 +79,10 @@ fn bystanders(proxy: &Proxy, database: &str, stop: &Arc<AtomicBool>) -> JoinSet<
                 let row = client.query_one(&read, &[]).await.unwrap();
                 assert_eq!(row.get::<_, &str>(0), "other");
                 assert_eq!(row.get::<_, String>(1), format!("bystander {number}"));
-                // One of them moves a sequence. With more sessions that do than servers, some have to
-                // share one, and what one of those asks for later is gone.
-                let call = if number == 0 { "nextval('public.q2')" } else { "clock_timestamp()" };
-                let script = format!("BEGIN; SELECT {call}; SAVEPOINT a; COMMIT");
-                client.batch_execute(&script).await.unwrap();
+                // None moves a sequence: with more sessions that do than servers, some have to share
+                // one, and what one of them asks for later is gone (`leaks` has such).
+                let script = "BEGIN; SELECT clock_timestamp(); SAVEPOINT a; COMMIT";
+                client.batch_execute(script).await.unwrap();
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         });

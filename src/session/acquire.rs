@@ -21,8 +21,8 @@ use crate::server::{ConnectError, Identity};
 /// place left.
 const NOT_NOW: &[&str] = &["57P01", "57P02", "57P03", "53300"];
 
-/// How long a session that moves sequences waits for the server where it did before.
-const HOME_WAIT: Duration = Duration::from_millis(10);
+/// How long a session that asks for sequence values waits for the server that has them.
+const HOME_WAIT: Duration = Duration::from_millis(250);
 
 /// How often a busy server is looked for that has what is asked for.
 const HOME_POLL: Duration = Duration::from_millis(2);
@@ -233,9 +233,8 @@ impl Session {
         let leased = tokio::select! {
             biased;
             leased = async {
-                if let Some(home) = &home {
-                    let reads = self.machine.reads_sequence();
-                    await_idle(&pool, home, if reads { pool.bounds().wait } else { HOME_WAIT }).await;
+                if let Some(home) = home.as_ref().filter(|_| self.machine.reads_sequence()) {
+                    await_idle(&pool, home).await;
                 }
                 pool.lease(self.worker, epoch, &wish).await
             } => leased,
@@ -270,10 +269,10 @@ impl Session {
     }
 }
 
-/// Waits for one server to come back: what is asked for is on no other, or another would have to be
-/// taken from a session that may ask there. Whoever has it soon gives it back, or it is gone.
-async fn await_idle(pool: &Pool, server: &Arc<Identity>, wait: Duration) {
-    let deadline = Instant::now() + wait;
+/// Waits for one server to come back: what is asked for is on no other. Whoever has it soon gives it
+/// back, or it is gone, or it goes from hand to hand and serves others that move sequences.
+async fn await_idle(pool: &Pool, server: &Arc<Identity>) {
+    let deadline = Instant::now() + HOME_WAIT;
     // Nobody else knows of a server that is closed.
     while Arc::strong_count(server) > 1 && !pool.has_idle(server) && Instant::now() < deadline {
         tokio::time::sleep(HOME_POLL).await;
