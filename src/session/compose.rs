@@ -452,7 +452,13 @@ impl Machine {
             _ => None,
         };
         match name {
-            Some(b"") => self.ensure_unnamed(server),
+            Some(b"") => {
+                if let Some((_, _, script, _)) = self.statements.unnamed.get() {
+                    let script = script.clone();
+                    self.lend_names(&script, server);
+                }
+                self.ensure_unnamed(server);
+            }
             Some(name) => {
                 if let Some(prepared) = self.named(name) {
                     if prepared.by == By::Sql {
