@@ -262,9 +262,9 @@ impl Pool {
     async fn open(&self, place: Place, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
         let timeout = self.bounds().connect_timeout;
         let connector = self.connector.load();
-        let established = connect::connect(&self.address, &connector, &self.login, timeout)
-            .await
-            .map_err(LeaseError::Connect)?;
+        // Apart, lest each session that may wait for it has room for the state of a handshake.
+        let opening = connect::connect(&self.address, &connector, &self.login, timeout);
+        let established = Box::pin(opening).await.map_err(LeaseError::Connect)?;
         let identity = Identity::new(
             self.node,
             self.address.clone(),

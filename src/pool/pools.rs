@@ -77,11 +77,11 @@ impl Account {
         }
     }
 
-    /// What a server reports once these settings are laid on it, if that is known.
+    /// What a server reports once these settings are laid on it, if that is known; and the settings
+    /// again, as all sessions that have the same should keep them: one copy, known by its place.
     #[must_use]
-    pub fn greeting_with(&self, laid: &Laid) -> Option<Arc<Parameters>> {
-        let greetings = self.greetings.read();
-        greetings.iter().find(|(known, _)| known == laid).map(|(_, known)| known.clone())
+    pub fn greeting_with(&self, laid: &Laid) -> Option<(Laid, Arc<Parameters>)> {
+        self.greetings.read().iter().find(|(known, _)| known == laid).cloned()
     }
 
     /// Takes note of the same.

@@ -64,7 +64,7 @@ pub enum End {
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Its frames. One for a simple query.
-    pub frames: SmallVec<[Frame; 8]>,
+    pub frames: SmallVec<[Frame; 5]>,
     /// Bytes from the buffer's start to the request's end.
     pub length: usize,
     /// How it ends.
@@ -74,7 +74,7 @@ pub struct Request {
 /// Remembers how far an unfinished request was indexed, so that bytes are looked at once.
 #[derive(Debug, Default)]
 pub struct Indexer {
-    frames: SmallVec<[Frame; 8]>,
+    frames: SmallVec<[Frame; 5]>,
     at: usize,
 }
 

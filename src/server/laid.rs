@@ -90,8 +90,7 @@ impl Default for Laid {
 
 impl PartialEq for Laid {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || self.0.number == other.0.number && self.0.statements == other.0.statements
+        self.is(other) || self.0.number == other.0.number && self.0.statements == other.0.statements
     }
 }
 
@@ -112,6 +111,12 @@ impl Laid {
         };
         let (number, meaning) = (hash(false), hash(true));
         Self(Arc::new(Inner { statements, number, meaning }))
+    }
+
+    /// Whether the two are one copy.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether nothing is set.

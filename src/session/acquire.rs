@@ -50,16 +50,16 @@ impl Session {
         loop {
             let Some((node, on_replica)) = self.choose(decision, &failed, &mut patience).await?
             else {
-                self.await_primary(deadline).await?;
+                Box::pin(self.await_primary(deadline)).await?;
                 failed.clear();
                 continue;
             };
             let keeps = keeps(self.level(decision));
-            if keeps && !on_replica {
-                self.pass_barrier(node, deadline).await?;
+            if keeps && !on_replica && self.held.sight.has_seen() {
+                Box::pin(self.pass_barrier(node, deadline)).await?;
             }
             match self.lease_from(node).await {
-                Ok(lease) if on_replica && keeps && !self.prove(&lease, &mut patience).await? => {
+                Ok(lease) if on_replica && keeps && !self.proves(&lease, &mut patience).await? => {
                     lease.give_back(self.shared.cluster.topology().node(node).epoch);
                     self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
                 }
@@ -135,7 +135,8 @@ impl Session {
             if keeps(level) && !candidates.is_empty() {
                 let wanted = *decision;
                 let pick = |session: &Self| session.pick(&wanted, failed, true);
-                if let Some(node) = self.wait_for_replica(patience, &candidates, pick).await? {
+                let found = Box::pin(self.wait_for_replica(patience, &candidates, pick)).await?;
+                if let Some(node) = found {
                     self.count_fresh(node, Freshness::Waited);
                     return Ok(Some((node, true)));
                 }
@@ -232,12 +233,12 @@ impl Session {
         self.entry.slot.waits();
         let leased = tokio::select! {
             biased;
-            leased = async {
+            leased = Box::pin(async {
                 if let Some(home) = home.as_ref().filter(|_| self.machine.reads_sequence()) {
                     await_idle(&pool, home).await;
                 }
                 pool.lease(self.worker, epoch, &wish).await
-            } => leased,
+            }) => leased,
             () = self.entry.slot.cancelled.notified() => return Err(Failure::Cancelled),
         };
         match leased {

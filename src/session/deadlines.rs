@@ -332,7 +332,7 @@ impl Session {
         }
         let ended = tokio::select! {
             biased;
-            ended = self.attempt(request, decision) => Some(ended),
+            ended = Box::pin(self.attempt(request, decision)) => Some(ended),
             () = timer.wait() => None,
         };
         ended.unwrap_or_else(|| Err(self.give_up(request, timer.rung(), fresh)))

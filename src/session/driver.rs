@@ -270,7 +270,7 @@ impl Session {
         }
         let mut step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         while let Step::Consult(question) = step {
-            if let Err(failure) = self.consult(question).await {
+            if let Err(failure) = Box::pin(self.consult(question)).await {
                 return self.fail(&request, &failure).await;
             }
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
@@ -373,7 +373,9 @@ impl Session {
         server.output.clear();
         if fresh {
             if self.machine.compose_settings(server) {
-                relay::settle(server).await.map_err(|error| self.lost(request, error, fresh))?;
+                Box::pin(relay::settle(server))
+                    .await
+                    .map_err(|error| self.lost(request, error, fresh))?;
             }
             let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
             if let Some(report) = server.responses.own_failure() {
@@ -395,9 +397,11 @@ impl Session {
             ErrorReport::new("NOTICE", "00000", text).encode(&mut self.client.output);
         }
         let outcome = match request.end {
-            End::Flush | End::Overflow => self.stream(request, Turn::Pipeline).await,
+            End::Flush | End::Overflow => Box::pin(self.stream(request, Turn::Pipeline)).await,
             // A server may stop reading until its answers are read: so much cannot go in turns.
-            End::Sync if server.output.len() > IN_TURNS => self.stream(request, Turn::Answer).await,
+            End::Sync if server.output.len() > IN_TURNS => {
+                Box::pin(self.stream(request, Turn::Answer)).await
+            }
             _ => {
                 let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
                 let refusals = if self.on_replica { refused_by_replica } else { |_: &[u8]| false };
@@ -410,12 +414,12 @@ impl Session {
                     End::Query => Turn::QueryCopy,
                     _ => Turn::Pipeline,
                 };
-                self.stream(request, turn).await
+                Box::pin(self.stream(request, turn)).await
             }
             other => other,
         };
         match outcome {
-            Ok(Outcome::Refused) => self.on_refused(request, decision).await,
+            Ok(Outcome::Refused) => Box::pin(self.on_refused(request, decision)).await,
             Ok(_) => self.on_ready(request).await,
             Err(error) => Err(self.lost(request, error, fresh)),
         }
@@ -451,7 +455,7 @@ impl Session {
                 let user = &self.account.user;
                 let suspicion = self.machine.take_suspicion();
                 let heard = &mut self.client.output;
-                let findings = audit::audit(server, user, &suspicion, heard).await;
+                let findings = Box::pin(audit::audit(server, user, &suspicion, heard)).await;
                 if let Err(error) = &findings {
                     tracing::warn!(%error, user = %user, "a session's state could not be read");
                     server.spoiled = true;
@@ -689,4 +693,20 @@ const RECOVERY_CONFLICT: &str = "40001";
 /// recovery conflict, database dropped by recovery.
 fn refused_by_replica(sqlstate: &[u8]) -> bool {
     matches!(sqlstate, b"25006" | b"0A000" | b"55000" | b"XX000" | b"40001" | b"57P04")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<'a, F>(_: fn(&'a mut Session, &'a Post) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle client costs is this and little more; what is seldom needed belongs into a box.
+    #[test]
+    fn a_session_and_its_task_are_small() {
+        let (session, task) = (size_of::<Session>(), size(Session::run));
+        assert!(session <= 1472 && task <= 1408, "{session} bytes, and its task {task}");
+    }
 }

@@ -78,12 +78,15 @@ impl Eyes {
         }
         drop(rules);
         self.catalog = self.shared.catalogs.get(&self.account.database);
-        let set = *laid != self.seen;
-        if set {
+        let mut set = false;
+        if !laid.is(&self.seen) {
+            set = *laid != self.seen;
+            if set {
+                self.options = Options::of(laid);
+            }
             self.seen = laid.clone();
-            self.options = Options::of(laid);
-            changed = true;
         }
+        changed |= set;
         if changed || self.versions != self.versions_now() {
             self.reckon();
         }

@@ -215,24 +215,37 @@ impl Session {
 
     /// Sees that a leased replica server has what the session must not fall behind. False if that
     /// could not be known in time.
-    pub(super) async fn prove(
+    pub(super) async fn proves(
         &mut self,
         lease: &Lease,
         patience: &mut Patience,
     ) -> Result<bool, Failure> {
+        Ok(self.has_proof(lease) || Box::pin(self.prove(lease, patience)).await?)
+    }
+
+    /// Whether it is known already.
+    fn has_proof(&mut self, lease: &Lease) -> bool {
+        let topology = self.shared.cluster.load();
+        let (node, opened) = (lease.identity.node, lease.opened_at);
+        let proof = if mutant::is(Mutant::CheckInRead) {
+            Some(self.held.sight.floor())
+        } else {
+            self.held.sight.proof(node, opened, &topology)
+        };
+        if let Some(had) = proof {
+            self.held.sight.on_replica(node, Instant::now(), Some(had), &topology);
+        }
+        proof.is_some()
+    }
+
+    async fn prove(&mut self, lease: &Lease, patience: &mut Patience) -> Result<bool, Failure> {
         let (node, opened) = (lease.identity.node, lease.opened_at);
         let wake = Arc::new(Notify::new());
         loop {
-            let topology = self.shared.cluster.topology();
-            let proof = if mutant::is(Mutant::CheckInRead) {
-                Some(self.held.sight.floor())
-            } else {
-                self.held.sight.proof(node, opened, &topology)
-            };
-            if let Some(had) = proof {
-                self.held.sight.on_replica(node, Instant::now(), Some(had), &topology);
+            if self.has_proof(lease) {
                 return Ok(true);
             }
+            let topology = self.shared.cluster.topology();
             let clock = &topology.node(node).clock;
             let required = self.held.sight.required(node, Some(opened), &topology);
             let known = required.is_some() && clock.since(opened).is_some();

@@ -105,7 +105,8 @@ impl Session {
     /// else a server is asked, which also tells whether the database exists.
     async fn parameters(&mut self) -> Result<Arc<Parameters>, Failure> {
         let laid = self.machine.settings.committed().clone();
-        if let Some(known) = self.account.greeting_with(&laid) {
+        if let Some((settings, known)) = self.account.greeting_with(&laid) {
+            self.machine.settings.share(&settings);
             return Ok(known);
         }
         let mut decision = Decision::primary(Reason::Set);

@@ -40,6 +40,12 @@ impl SessionSettings {
         Self { start, floor, committed, current, savepoints: Vec::new() }
     }
 
+    /// Keeps this copy of what a session that has just begun has laid, which others keep as well.
+    pub fn share(&mut self, same: &Laid) {
+        debug_assert_eq!(self.floor, *same);
+        (self.floor, self.committed, self.current) = (same.clone(), same.clone(), same.clone());
+    }
+
     /// What RESET goes back to.
     #[must_use]
     pub fn floor(&self) -> &Laid {

@@ -43,9 +43,18 @@ impl Studied {
         scripts: &Arc<ScriptCache>,
     ) {
         self.texts.clear();
-        if request.length <= LONG || !matches!(request.end, End::Query | End::Sync | End::Flush) {
-            return;
+        if request.length > LONG && matches!(request.end, End::Query | End::Sync | End::Flush) {
+            Box::pin(self.read(request, buffer, lexis, scripts)).await;
         }
+    }
+
+    async fn read(
+        &mut self,
+        request: &Request,
+        buffer: &[u8],
+        lexis: Lexis,
+        scripts: &Arc<ScriptCache>,
+    ) {
         let texts = request.frames.iter().filter_map(|frame| {
             let body = frame.body(buffer);
             match frame.kind {
