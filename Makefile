@@ -22,12 +22,12 @@ lint:                 ## formatting and clippy, warnings are errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
-# BENCH="--rounds 1 --seconds 2" for a quick look; BENCH=--write writes docs/BENCHMARKS.md.
-bench:                ## direct, Causeway, PgBouncer and a bare forwarder side by side (takes about 20 minutes)
+# BENCH=--quick for a look; BENCH=--write writes docs/BENCHMARKS.md.
+bench:                ## Causeway, a bare forwarder, PgBouncer, HAProxy and Pgpool-II side by side (12 minutes)
 	@sh scripts/setup.sh bench
 	cargo build --locked --release --bin causeway
 	cargo build --locked --release --manifest-path benches/forwarder/Cargo.toml --target-dir "$(TARGET)"
-	@python3 scripts/bench.py $(BENCH)
+	@python3 scripts/bench $(BENCH)
 
 # CELLS=kill runs the cells whose names begin so; make test has a short form.
 consistency:          ## never older than your own writes, under every fault (takes about an hour)

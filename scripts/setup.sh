@@ -102,13 +102,28 @@ need_suite() {
     sh integration/regress/setup.sh "$target/regress"
 }
 
+# What `make bench` measures beside Causeway. Debian's packages start services when they are installed,
+# which nobody asked for: a policy forbids it meanwhile.
+need_rivals() {
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod +x "$policy"
+        trap 'as_root rm -f "$policy"' EXIT
+    fi
+    for program in pgbouncer pgpool haproxy; do
+        [ -x "/usr/sbin/$program" ] || have "$program" || install "$(echo "$program" | sed 's/pgpool/pgpool2/')"
+    done
+    have perf || install linux-perf
+}
+
 for what; do
     case $what in
     build) need_build ;;
     regress) need_build; need_postgres; need_suite ;;
     postgres) need_postgres ;;
     test) need_build; need_postgres; need_libclang; need_drivers ;;
-    bench) need_build; need_postgres; [ -x /usr/sbin/pgbouncer ] || have pgbouncer || install pgbouncer ;;
+    bench) need_build; need_postgres; need_rivals ;;
     # libFuzzer is C++.
     fuzz) need_build; have c++ || install g++ ;;
     lint)
