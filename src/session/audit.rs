@@ -130,6 +130,12 @@ pub async fn audit(
     heard: &mut BytesMut,
 ) -> Result<Findings, AuditError> {
     let rows = ask(server, &suspicion.question(), heard).await?;
+    Ok(found(rows, user, suspicion.opaque))
+}
+
+/// What the rows say. Setting the authorization sets the role as well, so the role is taken in last.
+fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings {
+    rows.sort_by_key(|(name, _)| name == "role");
     let mut findings = Findings::default();
     for (name, value) in rows {
         match name.as_str() {
@@ -142,13 +148,13 @@ pub async fn audit(
             _ => {
                 let name = name.to_lowercase();
                 findings.laid = findings.laid.with_value(&name, &value);
-                if !suspicion.opaque || matches!(&*name, "role" | "session_authorization") {
+                if !opaque || matches!(&*name, "role" | "session_authorization") {
                     findings.on_server = findings.on_server.with_value(&name, &value);
                 }
             }
         }
     }
-    Ok(findings)
+    findings
 }
 
 /// Runs one statement of two text columns on a server that is idle and quiet.
@@ -209,6 +215,26 @@ mod tests {
         custom_names(b"\0\0\0\x08my.tenant\0\0", &mut names);
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         assert_eq!(names, ["app.user", "my.tenant"]);
+    }
+
+    #[test]
+    fn a_role_is_found_beside_an_authorization() {
+        let row = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        for opaque in [false, true] {
+            let rows = vec![
+                row("role", "reader"),
+                row("TimeZone", "UTC"),
+                row("session_authorization", "owner"),
+            ];
+            let found = found(rows, "app", opaque);
+            for laid in [&found.laid, &found.on_server] {
+                assert!(laid.statement("role").is_some(), "{laid:?}");
+                assert!(laid.statement("session_authorization").is_some(), "{laid:?}");
+            }
+            assert_eq!(found.on_server.statement("timezone").is_some(), !opaque);
+        }
+        let own = super::found(vec![row("session_authorization", "app")], "app", false);
+        assert!(own.laid.is_empty());
     }
 
     #[test]
