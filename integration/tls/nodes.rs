@@ -28,22 +28,24 @@ pub struct Offering {
 /// The same for all tests.
 pub async fn offering() -> &'static Offering {
     static NODE: OnceCell<Offering> = OnceCell::const_new();
-    NODE.get_or_init(async || {
-        let options = ClusterOptions { replicas: 0, ..ClusterOptions::default() };
-        let cluster = Cluster::start(&options).unwrap();
-        let directory = directory();
-        let authority = Authority::new(&directory, "authority");
-        let stranger = Authority::new(&directory, "stranger");
-        let identity = authority.sign("node", "node", &["127.0.0.1"]);
-        offer(cluster.primary(), &identity, &authority.root).await;
-        let offering = Offering { cluster, authority, stranger, identity };
-        await_until("the node offers TLS", async || {
-            offering.log_in("127.0.0.1", &offering.trusting(), APP).await.is_ok()
-        })
-        .await;
-        offering
+    NODE.get_or_init(own_offering).await
+}
+
+/// One that nobody else connects to.
+async fn own_offering() -> Offering {
+    let options = ClusterOptions { replicas: 0, ..ClusterOptions::default() };
+    let cluster = Cluster::start(&options).unwrap();
+    let directory = directory();
+    let authority = Authority::new(&directory, "authority");
+    let stranger = Authority::new(&directory, "stranger");
+    let identity = authority.sign("node", "node", &["127.0.0.1"]);
+    offer(cluster.primary(), &identity, &authority.root).await;
+    let offering = Offering { cluster, authority, stranger, identity };
+    await_until("the node offers TLS", async || {
+        offering.log_in("127.0.0.1", &offering.trusting(), APP).await.is_ok()
     })
-    .await
+    .await;
+    offering
 }
 
 /// Puts files into the node's data directory, by its own hands, and turns TLS on.
@@ -193,7 +195,7 @@ async fn nodes_are_shown_a_certificate() {
 /// The whole program: sessions, monitor and catalog, cancels, and what a server says unasked.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_to_a_node_in_plain_text() {
-    let node = offering().await;
+    let node = own_offering().await;
     let root = node.authority.root.display();
     let more = format!("[node_tls]\nmode = \"verify-full\"\nroot = \"{root}\"\n").leak();
     let options = ProxyOptions { more, ..ProxyOptions::default() };

@@ -43,22 +43,27 @@ impl Machine {
     }
 
     /// Writes the session's settings as a whole, also those that the server has already, so that it
-    /// reports them all. False if there is none.
+    /// reports them all. False if there is none. In two queries: what has the same value at a query's end as
+    /// it was last reported with is not reported again.
     pub fn compose_settings_anew(&mut self, server: &mut ServerConn) -> bool {
         let committed = self.settings.committed().clone();
-        let mut text = bytes::BytesMut::new();
         let foreign = server.applied.clone();
         let nothing = crate::server::Laid::default();
-        nothing.difference(&foreign, &mut text);
-        committed.difference(&nothing, &mut text);
-        if text.is_empty() {
-            return false;
+        let mut composed = false;
+        for (to, from) in [(&nothing, &foreign), (&committed, &nothing)] {
+            let mut text = bytes::BytesMut::new();
+            to.difference(from, &mut text);
+            if !text.is_empty() {
+                write::query(&mut server.output, &text);
+                server.responses.expect_own(Sent::Query, None);
+                composed = true;
+            }
         }
-        write::query(&mut server.output, &text);
-        server.responses.expect_own(Sent::Query, None);
-        server.unnamed = None;
-        server.set_applied(&committed);
-        true
+        if composed {
+            server.unnamed = None;
+            server.set_applied(&committed);
+        }
+        composed
     }
 
     /// Writes what stands between the session and its request: a BEGIN that was held back, and the
