@@ -115,17 +115,19 @@ async fn pgbench_tpcb_runs_clean_and_on_the_primary_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_shared_evenly_over_many_clients() {
-    reads_are_shared("consistency = \"eventual\"", 2).await;
+    reads_are_shared("consistency = \"eventual\"", 2, 0).await;
 }
 
-/// A session that reads without a pause stays where it is, and others make up for it.
+/// A session that reads without a pause stays where it is, and others make up for it. Where it cannot
+/// (the replica's servers are new, and it lags on a busy machine), the primary serves it: seldom.
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_of_sessions_that_never_go_back_are_shared_evenly() {
-    reads_are_shared("consistency = \"session\"", 20).await;
+    reads_are_shared("consistency = \"session\"", 20, 5).await;
 }
 
-/// Whether the shares of two replicas differ by less than so many percent.
-async fn reads_are_shared(routing: &'static str, percent: i64) {
+/// Whether the shares of two replicas differ by less than so many percent, and the primary's is no more
+/// than so many.
+async fn reads_are_shared(routing: &'static str, percent: i64, of_primary: i64) {
     const CLIENTS: i64 = 30;
     const READS: i64 = 100;
     let cluster = shared_cluster();
@@ -163,8 +165,8 @@ async fn reads_are_shared(routing: &'static str, percent: i64) {
         now.iter().map(|node| node.scans).sum::<i64>() >= reads
     })
     .await;
-    assert_eq!(now[0].scans, 0, "the primary served a routed read: {now:?}");
-    assert_eq!(now[1].scans + now[2].scans, reads, "{now:?}");
+    assert!(now[0].scans * 100 <= reads * of_primary, "the primary served routed reads: {now:?}");
+    assert_eq!(now.iter().map(|node| node.scans).sum::<i64>(), reads, "{now:?}");
     let difference = (now[1].scans - now[2].scans).abs();
     assert!(difference * 100 < reads * percent, "the shares differ by {difference} of {reads}");
 }
