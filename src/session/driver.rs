@@ -205,8 +205,9 @@ impl Session {
             Server(io::Result<()>),
             End(SessionEnd),
         }
-        let Some(lease) = self.lease.as_mut() else { return Ok(()) };
-        if !lease.input.is_empty() {
+        if self.lease.as_ref().is_some_and(|lease| !lease.input.is_empty()) {
+            self.note_heard();
+            let Some(lease) = self.lease.as_mut() else { return Ok(()) };
             match relay::pass_on(&mut self.client, lease).await {
                 Ok(()) => self.machine.on_overheard(lease),
                 Err(error) => return self.on_idle_server_lost(error),

@@ -305,6 +305,17 @@ impl Session {
         }
     }
 
+    /// The leased server says something unasked: who hears a notification may know of what its sender
+    /// has committed.
+    pub(super) fn note_heard(&mut self) {
+        let Some(lease) = self.lease.as_ref().filter(|_| !self.on_replica) else { return };
+        let topology = self.shared.cluster.load();
+        self.held.sight.on_primary(lease.identity.node, Instant::now(), false, &topology);
+        if let Some(key) = &self.held.key {
+            key.hears(&self.held.sight);
+        }
+    }
+
     fn arrive(&self, node: NodeId) {
         if let Some(key) = &self.held.key {
             key.arrives(node, &self.held.sight);

@@ -97,6 +97,11 @@ impl Key {
         self.0.lock().flying.push(node);
     }
 
+    /// A session has been told something unasked, and this is what it knows since.
+    pub fn hears(&self, sight: &Sight) {
+        self.0.lock().sight.merge(sight);
+    }
+
     /// It was answered, and this is what its session knows since.
     pub fn arrives(&self, node: NodeId, sight: &Sight) {
         let mut together = self.0.lock();
