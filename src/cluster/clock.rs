@@ -21,7 +21,7 @@ use super::mutant::{self, Mutant};
 use super::snapshot::Snapshot;
 use super::{Lsn, Role};
 
-/// Ticks kept. At the fastest pace that nobody waits for they reach back five seconds.
+/// Ticks kept. At the fastest pace that nobody waits for they reach back twenty seconds.
 const KEPT: usize = 1024;
 
 /// One look at a node.

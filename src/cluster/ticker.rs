@@ -23,7 +23,7 @@ use crate::tls::Connector;
 /// finer grain.
 const PACE_WAITED: Duration = Duration::from_millis(1);
 /// Time between two questions while somebody will want to know.
-const PACE_WANTED: Duration = Duration::from_millis(5);
+const PACE_WANTED: Duration = Duration::from_millis(20);
 
 /// The first PostgreSQL with WAIT FOR LSN.
 const WAIT_FOR_LSN_SINCE: u64 = 190_000;
