@@ -256,7 +256,12 @@ fn copy<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement) -> Tokens<'a> {
         // The list of columns that may follow is no list of arguments.
         names_end = cursor.at;
         if cursor.tokens.kind(cursor.at) == Some(Kind::Open) {
-            cursor.at = cursor.tokens.past_group(cursor.at);
+            let open = cursor.at;
+            cursor.at = cursor.tokens.past_group(open);
+            if !is_list_of_names(cursor.tokens, open + 1, cursor.at.saturating_sub(1)) {
+                statement.class = Class::Unknown;
+                return cursor.tokens.until(cursor.at).from(start);
+            }
         }
     }
     let end = cursor.at;
@@ -283,6 +288,14 @@ fn copy<'a>(cursor: &mut Cursor<'a>, statement: &mut Statement) -> Tokens<'a> {
     }
     // COPY ... FROM STDIN WHERE condition: calls may stand there.
     cursor.tokens.from(end + 2)
+}
+
+/// Whether names stand in these places, with commas between them.
+fn is_list_of_names(tokens: Tokens<'_>, from: usize, to: usize) -> bool {
+    (from..to).all(|at| match (at - from) % 2 {
+        0 => tokens.is_name(at),
+        _ => tokens.kind(at) == Some(Kind::Comma),
+    })
 }
 
 fn is_direction(word: &[u8]) -> bool {
