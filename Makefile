@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus corpus-live fuzz consistency leaks regress deny
+.PHONY: help demo test lint bench corpus corpus-live fuzz consistency properties leaks regress deny
 
 help:                 ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -13,9 +13,17 @@ demo:                 ## a primary, two replicas and the proxy, live in this ter
 	@cargo build --locked
 	@cargo run --locked --quiet -- demo $(if $(CONFIG),--config $(CONFIG)) $(if $(DURATION),--duration $(DURATION))
 
+# What is generated is the same at each run, so that what was green stays so; make properties has others.
 test:                 ## all tests: unit, in-process, and against real clusters and drivers
 	@sh scripts/setup.sh test
-	cargo test --locked
+	PROPTEST_RNG_SEED=$(or $(PROPTEST_RNG_SEED),2026) cargo test --locked
+
+# CASES=number for each property.
+CASES ?= 1000
+properties:           ## every property over other inputs than make test has (about 20 minutes)
+	@sh scripts/setup.sh test
+	PROPTEST_CASES=$(CASES) cargo test --locked --lib --test inprocess
+	PROPTEST_CASES=$(CASES) cargo test --locked --test integration generated
 
 lint:                 ## formatting and clippy, warnings are errors
 	@sh scripts/setup.sh lint

@@ -17,7 +17,7 @@ use super::lease::{Lease, Place};
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::server::connect::{self, ConnectError, ServerLogin};
-use crate::server::{Identity, Peers, ServerConn};
+use crate::server::{Identity, Laid, Peers, ServerConn};
 use crate::tls::ConnectorCell;
 
 /// A server that has been idle for so long is not missed by the worker that it is registered with.
@@ -51,13 +51,15 @@ pub struct Wish<'a> {
     pub mark: Option<&'a Arc<()>>,
     /// One on which none of these custom settings exists; another will not do.
     pub without: &'a [Box<str>],
+    /// One on which no custom settings exist but these; another will not do.
+    pub only: Option<&'a Laid>,
 }
 
 impl Wish<'_> {
     /// Whether any server will do.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.home.is_none() && !self.unreserved && self.without.is_empty()
+        self.home.is_none() && !self.unreserved && self.without.is_empty() && self.only.is_none()
     }
 
     fn prefers(&self, server: &ServerConn) -> bool {
@@ -65,7 +67,9 @@ impl Wish<'_> {
     }
 
     fn allows(&self, server: &ServerConn) -> bool {
-        !self.without.iter().any(|name| server.customs.contains(name))
+        let exists = |name: &Box<str>| server.customs.contains(name);
+        let known = |laid: &Laid| server.customs.iter().all(|name| laid.statement(name).is_some());
+        !self.without.iter().any(exists) && self.only.is_none_or(known)
     }
 }
 

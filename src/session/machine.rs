@@ -174,6 +174,8 @@ pub struct Machine {
     pub(super) moves_sequence: bool,
     /// Custom settings that the request under way asks for and the session does not have.
     pub(super) absent: Vec<Box<str>>,
+    /// The request under way is likely to bind the session to its server.
+    pub(super) settles: bool,
     /// The request under way needs servers to be closed, or changes what they begin with.
     pub(super) disturbing: Option<Arc<Script>>,
     /// The request under way asks which statements are prepared.
@@ -224,6 +226,7 @@ impl Machine {
             opaque: false,
             moves_sequence: false,
             absent: Vec::new(),
+            settles: false,
             disturbing: None,
             lists_statements: false,
             prepared_limit,
@@ -308,6 +311,7 @@ impl Machine {
         self.opaque = false;
         self.moves_sequence = false;
         self.absent.clear();
+        self.settles = false;
         self.disturbing = None;
         match request.end {
             End::Terminate => return Step::Terminate,
@@ -682,6 +686,7 @@ impl Machine {
     /// What of the session itself a script asks for, and what it wants a server for.
     fn note_reads(&mut self, script: &Arc<Script>, judge: &impl Judge) {
         self.moves_sequence |= judge.moves_sequence(script);
+        self.settles |= script.statements.iter().any(settles);
         let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
         if script.statements.iter().any(disturbs) {
             self.disturbing = Some(script.clone());
@@ -693,6 +698,18 @@ impl Machine {
             statement.relations.iter().any(view) || statement.calls.iter().any(function)
         });
     }
+}
+
+/// Whether a statement binds the session to its server for long. An advisory lock does so, too, but
+/// mostly for a moment.
+fn settles(statement: &Statement) -> bool {
+    let binds = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Listen | SessionEffect::CreateTemp | SessionEffect::Declare { hold: true }
+        )
+    };
+    statement.session.iter().any(binds)
 }
 
 /// Whether running the script may change what the session, or the database's catalog, is.

@@ -33,6 +33,8 @@ impl Machine {
             unreserved: self.moves_sequence,
             mark: self.mark.as_ref(),
             without: &self.absent,
+            // What the session asks for there later cannot be known now.
+            only: self.settles.then(|| self.settings.floor()),
         }
     }
 
