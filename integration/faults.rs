@@ -192,6 +192,15 @@ async fn writes_follow_a_promotion() {
     // With no primary there are still reads, and not ready means no writes.
     client.query("SELECT n FROM items", &[]).await.unwrap();
     assert_eq!(proxy.get("/readyz").await.unwrap().0, 503);
+    // Nor only of what the proxy has asked the primary for before.
+    let another = proxy.connect("postgres").await;
+    await_until("a database that nobody has asked for is read", async || {
+        another.query("SELECT relname FROM pg_class", &[]).await.is_ok()
+    })
+    .await;
+    // Nor only for as long as what it has asked is new.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    client.query("SELECT n FROM items", &[]).await.unwrap();
 
     heir.promote().await.unwrap();
     let conninfo =

@@ -2,7 +2,8 @@
 //!
 //! One task per database, on the runtime given to [`Catalogs::new`], waits for DDL that sessions
 //! report and polls for DDL from elsewhere. Askers never wait: until a catalog is there, and from
-//! reported DDL until it has been looked at again, there is none, and the primary serves.
+//! reported DDL until it has been looked at again, there is none, and the primary serves. A snapshot
+//! that cannot be held against a server is believed for [`BELIEVED`], no longer.
 //! A database is kept while it is asked for; the number of databases is bounded.
 
 use std::sync::Arc;
@@ -34,6 +35,9 @@ const REST_PER_LOAD: u32 = 3;
 /// The thorough look follows at the latest after so many cheap ones: servers may count nothing
 /// (`track_counts = off`), or late.
 const THOROUGH_EVERY: u32 = 5;
+/// How long a snapshot is kept while nobody can be asked whether it is still true: nodes change
+/// their roles in less, and who could have changed it meanwhile has seldom been able to.
+const BELIEVED: Duration = Duration::from_secs(30);
 /// Rest after a failed load, so that an unreachable primary is not hammered.
 const RETRY: Duration = Duration::from_millis(500);
 /// A database that nobody has asked for in so many looks is forgotten.
@@ -158,6 +162,8 @@ struct Seen {
     took: Duration,
     writes: i64,
     cheap_looks: u32,
+    /// When the snapshot was last held against a server.
+    held_at: Option<Instant>,
 }
 
 impl Keeper {
@@ -177,9 +183,10 @@ impl Keeper {
             let rest = match self.look(&mut seen).await {
                 Ok(rest) => rest,
                 Err(error) => {
-                    // What cannot be checked may have changed.
-                    self.database.catalog.store(None);
-                    seen = Seen::default();
+                    if seen.held_at.is_none_or(|held_at| held_at.elapsed() > BELIEVED) {
+                        self.database.catalog.store(None);
+                        seen = Seen::default();
+                    }
                     tracing::debug!(database = %self.name, %error, "catalog not loaded");
                     RETRY
                 }
@@ -240,6 +247,7 @@ impl Keeper {
         }
         seen.writes = writes;
         if seen.cheap_looks == 0 {
+            seen.held_at = Some(Instant::now());
             self.database.covered.store(reported, Ordering::Release);
         }
         Ok(rest)

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Timestamp, Type};
 
-use super::source::{LoadError, Primary, Source};
+use super::source::{LoadError, NodeToAsk, Source};
 use crate::auth::role::{Kept, Role};
 use crate::config::settings::AuthQuery;
 use crate::tls::ConnectorCell;
@@ -58,7 +58,7 @@ struct Known {
 impl Roles {
     /// Asks the node that `node` names, by way of `connector`.
     #[must_use]
-    pub fn new(settings: &AuthQuery, connector: ConnectorCell, node: Primary) -> Self {
+    pub fn new(settings: &AuthQuery, connector: ConnectorCell, node: NodeToAsk) -> Self {
         let source = Source::new(&settings.user, settings.password.as_ref(), connector, node).named(
             "causeway auth_query",
             "-c statement_timeout=5s -c default_transaction_read_only=on -c search_path=pg_catalog",

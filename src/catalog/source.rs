@@ -1,4 +1,5 @@
-//! Where catalogs are read from: the primary, with the `[monitor]` login.
+//! Where catalogs are read from: the primary, or while there is none a replica, with the `[monitor]`
+//! login.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +17,22 @@ use crate::tls::{Connector, ConnectorCell};
 /// A look at a catalog that takes longer is given up.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Tells the primary's address, if there is a primary.
-pub type Primary = Arc<dyn Fn() -> Option<Address> + Send + Sync>;
+/// Tells the address of the node to ask, if any can be asked.
+pub type NodeToAsk = Arc<dyn Fn() -> Option<Address> + Send + Sync>;
 
-/// The login, and where the primary is.
+/// The login, and whom to ask.
 #[derive(Clone)]
 pub struct Source {
     user: String,
     password: Option<Secret>,
     connector: ConnectorCell,
-    primary: Primary,
+    node: NodeToAsk,
     application_name: &'static str,
     options: &'static str,
     pools: Arc<Mutex<Pools>>,
 }
 
-/// One connection per database, to the primary of the moment.
+/// One connection per database, to the node of the moment.
 #[derive(Default)]
 struct Pools {
     /// Where to and how.
@@ -48,14 +49,14 @@ impl std::fmt::Debug for Source {
 /// Why a catalog could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// No node takes writes.
-    #[error("there is no primary")]
-    NoPrimary,
-    /// The primary could not be reached, or did not let us in.
-    #[error("could not connect to the primary")]
+    /// There is no primary, and no replica that serves.
+    #[error("there is no node to ask")]
+    NoNode,
+    /// The node could not be reached, or did not let us in.
+    #[error("could not connect to the node")]
     Connect(#[source] deadpool_postgres::PoolError),
     /// The connection could not be prepared.
-    #[error("could not set up connections to the primary")]
+    #[error("could not set up connections to the node")]
     Build(#[source] deadpool_postgres::BuildError),
     /// A query failed.
     #[error("could not read the catalog")]
@@ -78,25 +79,25 @@ impl LoadError {
     }
 }
 
-/// A connection to the primary, in one database.
+/// A connection to a node, in one database.
 pub struct Server {
     client: Object,
 }
 
 impl Source {
-    /// With this login, from the node that `primary` names.
+    /// With this login, from the node that `node` names.
     #[must_use]
     pub fn new(
         user: &str,
         password: Option<&Secret>,
         connector: ConnectorCell,
-        primary: Primary,
+        node: NodeToAsk,
     ) -> Self {
         Self {
             user: user.to_owned(),
             password: password.cloned(),
             connector,
-            primary,
+            node,
             application_name: "causeway catalog",
             options: "-c statement_timeout=10s -c default_transaction_read_only=on",
             pools: Arc::default(),
@@ -109,12 +110,12 @@ impl Source {
         Self { application_name, options, ..self }
     }
 
-    /// A connection to that database on the primary of the moment.
+    /// A connection to that database on the node of the moment.
     ///
     /// # Errors
-    /// When there is no primary, or it does not let us in within ten seconds.
+    /// When there is no node, or it does not let us in within ten seconds.
     pub async fn connect(&self, database: &str) -> Result<Server, LoadError> {
-        let address = (self.primary)().ok_or(LoadError::NoPrimary)?;
+        let address = (self.node)().ok_or(LoadError::NoNode)?;
         let pool = self.pool(&address, database)?;
         let client = within(async { pool.get().await.map_err(LoadError::Connect) }).await?;
         Ok(Server { client })

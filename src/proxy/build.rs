@@ -245,15 +245,9 @@ fn build(
     let connector = Connector::load(&settings.node_tls)?;
     let cluster = Arc::new(Cluster::start(&settings, &connector, registry));
     let connector = ConnectorCell::new(connector);
-    let primary = {
-        let cluster = cluster.clone();
-        Arc::new(move || {
-            let topology = cluster.load();
-            topology.primary.map(|id| topology.node(id).address.clone())
-        })
-    };
     let monitor = &settings.monitor;
-    let source = Source::new(&monitor.user, monitor.password.as_ref(), connector.clone(), primary);
+    let node = reload::some_node(&cluster);
+    let source = Source::new(&monitor.user, monitor.password.as_ref(), connector.clone(), node);
     let catalogs = Catalogs::new(source, control.clone(), halt.clone());
     // The one database that is known to be asked for: its reads need not wait for the first client.
     let _loading = catalogs.get(&settings.monitor.database);

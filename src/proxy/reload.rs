@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::auth::Credentials;
 use crate::auth::credentials::CredentialsError;
 use crate::catalog::Roles;
-use crate::catalog::source::Primary;
+use crate::catalog::source::NodeToAsk;
 use crate::cluster::Cluster;
 use crate::config::settings::{Listen, Method};
 use crate::config::{self, ConfigError, Settings};
@@ -39,7 +39,7 @@ pub enum ReloadError {
 pub fn rules(
     settings: Settings,
     previous: Option<&Rules>,
-    node: &Primary,
+    node: &NodeToAsk,
     connector: &ConnectorCell,
 ) -> Result<Rules, ReloadError> {
     let credentials = Credentials::build(&settings, previous.map(|rules| &rules.credentials))?;
@@ -85,9 +85,9 @@ fn warn_of_access(settings: &Settings) {
     }
 }
 
-/// Tells the node that roles are looked up at: the primary, or while there is none a replica.
+/// Tells the node at which roles and catalogs are looked up: the primary, or while there is none a replica.
 #[must_use]
-pub fn some_node(cluster: &Arc<Cluster>) -> Primary {
+pub fn some_node(cluster: &Arc<Cluster>) -> NodeToAsk {
     let cluster = cluster.clone();
     Arc::new(move || {
         let topology = cluster.load();

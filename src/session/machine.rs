@@ -706,7 +706,9 @@ fn settles(statement: &Statement) -> bool {
     let binds = |effect: &SessionEffect| {
         matches!(
             effect,
-            SessionEffect::Listen | SessionEffect::CreateTemp | SessionEffect::Declare { hold: true }
+            SessionEffect::Listen
+                | SessionEffect::CreateTemp
+                | SessionEffect::Declare { hold: true }
         )
     };
     statement.session.iter().any(binds)
