@@ -364,6 +364,8 @@ impl Machine {
     }
 
     fn on_query(&mut self, text: &[u8], server_status: Option<u8>, judge: &impl Judge) -> Step {
+        // PostgreSQL drops the unnamed statement at every simple query, whoever answers it here.
+        self.statements.unnamed.clear();
         let script = judge.script(text, self.lexis);
         let only = match &script.statements[..] {
             [only] if only.understood && self.ascii_safe => Some(only),
