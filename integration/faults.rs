@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway::cli::demo::cluster::{Cluster, Node, Stop};
+use tokio_postgres::error::SqlState;
 
 use crate::harness::{
     Proxy, ProxyOptions, await_until, fresh_database, last_statement, own_cluster, served,
@@ -154,6 +155,59 @@ async fn a_replica_killed_under_load_fails_no_read() {
     }
     await_statements_on(victim, &database).await;
     assert_eq!(load.end().await, Vec::<String>::new());
+}
+
+/// A node that hangs keeps its connections open: whoever can be served elsewhere must not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_hangs_under_load_holds_up_no_read() {
+    let (cluster, database, proxy) = broken_ground(&ProxyOptions::default()).await;
+    let load = Load::start(&proxy, &database, 16).await;
+    let victim = &cluster.replicas()[0];
+    await_statements_on(victim, &database).await;
+    let hanging = victim.hang().unwrap();
+    proxy.await_state(victim, "down").await;
+    load.go_on(500).await;
+    // Each of them has to come back from where it is, while the node still hangs.
+    let ended = tokio::time::timeout(Duration::from_secs(20), load.end()).await;
+    drop(hanging);
+    assert_eq!(ended.expect("somebody still waits for the node that hangs"), Vec::<String>::new());
+    proxy.await_state(victim, "up").await;
+    let load = Load::start(&proxy, &database, 4).await;
+    await_statements_on(victim, &database).await;
+    assert_eq!(load.end().await, Vec::<String>::new());
+}
+
+/// Who waits for a primary that hangs goes on waiting, as directly, until another has its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_primary_that_was_replaced_is_told() {
+    let (cluster, database, proxy) = broken_ground(&ProxyOptions::default()).await;
+    let client = proxy.connect(&database).await;
+    client.execute("INSERT INTO items VALUES (1)", &[]).await.unwrap();
+    client.batch_execute("BEGIN; INSERT INTO items VALUES (2)").await.unwrap();
+    let hanging = cluster.primary().hang().unwrap();
+    let waiting = tokio::spawn(async move {
+        let failed = client.execute("INSERT INTO items VALUES (3)", &[]).await.unwrap_err();
+        (client, failed.code().cloned())
+    });
+    proxy.await_state(cluster.primary(), "down").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(!waiting.is_finished(), "it was given up although nobody had its place");
+
+    cluster.replicas()[0].promote().await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    let (client, code) = told.expect("it still waits for the node that hangs").unwrap();
+    assert_eq!(
+        code.as_ref().map(SqlState::code),
+        Some("40001"),
+        "the transaction is to be repeated"
+    );
+    client.batch_execute("ROLLBACK").await.unwrap();
+    await_until("writes go on", async || {
+        client.execute("INSERT INTO items VALUES (4)", &[]).await.is_ok()
+    })
+    .await;
+    drop(hanging);
+    proxy.await_state(cluster.primary(), "banned").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,8 +25,17 @@ server_of() {
     [ "$(readlink "/proc/$pid/cwd" 2>/dev/null)" = "$(readlink -f "$1")" ] && echo "$pid"
 }
 
+# All processes that work in a data directory: the server and its children.
+processes_in() {
+    for process in /proc/[0-9]*; do
+        [ "$(readlink "$process/cwd" 2>/dev/null)" = "$(readlink -f "$1")" ] && echo "${process#/proc/}"
+    done
+}
+
 for data in "$directory"/*/data; do
     if pid=$(server_of "$data"); then
+        # Who was stopped (SIGSTOP) hears nothing else.
+        for process in $(processes_in "$data"); do kill -CONT "$process" 2>/dev/null; done
         kill -QUIT "$pid" 2>/dev/null
         left=50
         while [ "$left" -gt 0 ] && kill -0 "$pid" 2>/dev/null; do

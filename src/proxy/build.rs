@@ -17,6 +17,7 @@ use super::crew::Crew;
 use super::notify::Notify;
 use super::reload::{self, reload};
 use super::resources;
+use super::silence;
 use super::worker::{self, Gate};
 use crate::auth::Throttle;
 use crate::catalog::{Catalogs, Source};
@@ -321,6 +322,7 @@ impl Control {
             }
         }
         tokio::spawn(self.crew.keep_even(self.drain.clone()));
+        tokio::spawn(silence::watch(self.shared.clone()));
         if let Some(listener) = http {
             match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {

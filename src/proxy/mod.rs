@@ -11,6 +11,7 @@ pub mod crew;
 pub mod notify;
 pub mod reload;
 pub mod resources;
+pub mod silence;
 pub mod worker;
 
 pub use build::{Proxy, StartError};

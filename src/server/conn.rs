@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -49,6 +49,17 @@ pub struct Identity {
     pub connector: Connector,
     cancels: AtomicU32,
     cancelled: Notify,
+    silence: AtomicU8,
+}
+
+/// What the silence of a node means to a request that waits for one of its servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Silence {
+    /// The node may speak again: what can be run elsewhere need not wait for that.
+    Open = 1,
+    /// Another node has its place now: nothing waits for it.
+    Final = 2,
 }
 
 impl Identity {
@@ -65,7 +76,21 @@ impl Identity {
             connector: Connector::disabled(),
             cancels: AtomicU32::new(0),
             cancelled: Notify::new(),
+            silence: AtomicU8::new(0),
         }
+    }
+
+    /// The node has fallen silent. The server is not used again once it is given back.
+    pub fn fall_silent(&self, silence: Silence) {
+        self.silence.fetch_max(silence as u8, Ordering::Relaxed);
+    }
+
+    /// Whether a request need not wait for the server any longer; `runs_again` tells whether it can
+    /// be run elsewhere.
+    #[must_use]
+    pub fn is_given_up(&self, runs_again: bool) -> bool {
+        let least = if runs_again { Silence::Open } else { Silence::Final };
+        self.silence.load(Ordering::Relaxed) >= least as u8
     }
 
     /// The same, of a node that is spoken to like this.
@@ -305,11 +330,28 @@ impl ServerConn {
     /// # Cancel safety
     /// Safe: what was read is in the buffer.
     pub fn poll_hear(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.stream.poll_read_ready(cx))?;
-        self.input.reserve(HEAR);
-        match ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))? {
-            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            _ => Poll::Ready(Ok(())),
+        match self.stream.poll_read_ready(cx)? {
+            Poll::Ready(()) => self.input.reserve(HEAR),
+            Poll::Pending if self.identity.is_given_up(false) => return Poll::Ready(Err(silent())),
+            Poll::Pending => return Poll::Pending,
+        }
+        self.poll_read(false, cx)
+    }
+
+    /// Reads some of its answer into the room that `input` has; `runs_again` tells whether the request
+    /// can be run elsewhere. Gives up when its node has fallen silent (see [`Silence`]).
+    ///
+    /// # Errors
+    /// If its connection is broken, has ended or is given up.
+    ///
+    /// # Cancel safety
+    /// Safe: what was read is in the buffer.
+    pub fn poll_read(&mut self, runs_again: bool, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Ready(read) => Poll::Ready(read.map(drop)),
+            Poll::Pending if self.identity.is_given_up(runs_again) => Poll::Ready(Err(silent())),
+            Poll::Pending => Poll::Pending,
         }
     }
 
@@ -329,11 +371,16 @@ impl ServerConn {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.spoiled
+            && !self.identity.is_given_up(true)
             && self.responses.is_quiet()
             && self.responses.status() == b'I'
             && self.input.is_empty()
             && self.output.is_empty()
     }
+}
+
+fn silent() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "its node has fallen silent")
 }
 
 impl Drop for ServerConn {

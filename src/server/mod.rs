@@ -10,7 +10,7 @@ pub mod laid;
 pub mod open;
 pub mod peers;
 
-pub use conn::{Identity, ServerConn};
+pub use conn::{Identity, ServerConn, Silence};
 pub use connect::{ConnectError, Established, ServerLogin, connect};
 pub use laid::Laid;
 pub use peers::Peers;

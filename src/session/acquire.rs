@@ -230,7 +230,7 @@ impl Session {
         {
             return Ok(lease);
         }
-        self.entry.slot.waits();
+        self.entry.slot.waits_at(node);
         let leased = tokio::select! {
             biased;
             leased = Box::pin(async {
@@ -239,7 +239,10 @@ impl Session {
                 }
                 pool.lease(self.worker, epoch, &wish).await
             }) => leased,
-            () = self.entry.slot.cancelled.notified() => return Err(Failure::Cancelled),
+            () = self.entry.slot.cancelled.notified() => {
+                let turned_away = self.entry.slot.is_turned_away();
+                return Err(if turned_away { Failure::NoPrimary } else { Failure::Cancelled });
+            }
         };
         match leased {
             Ok(mut lease) => {

@@ -6,10 +6,11 @@
 //! when the cause is gone.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::io;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 use super::pins::{Pin, Pins};
 use crate::protocol::{ErrorReport, frame, write};
@@ -185,9 +186,7 @@ async fn ask(
             }
         }
         server.input.reserve(8 << 10);
-        if server.stream.read_buf(&mut server.input).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        poll_fn(|cx| server.poll_read(false, cx)).await?;
     }
 }
 

@@ -122,7 +122,11 @@ impl Session {
     pub async fn run(&mut self, post: &Post) -> Result<Left, SessionEnd> {
         // Polled once, it wakes this task whenever sessions are told to end: no query pays for that.
         let mut told = pin!(post.told());
-        poll_fn(|cx| Poll::Ready(told.as_mut().poll(cx).is_ready())).await;
+        poll_fn(|cx| {
+            self.entry.slot.runs_in(cx.waker());
+            Poll::Ready(told.as_mut().poll(cx).is_ready())
+        })
+        .await;
         let ended = loop {
             let movable = self.lease.is_none() && self.machine.is_idle();
             if movable && post.leaves(&mut self.look_seen) {

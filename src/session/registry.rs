@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -15,8 +16,9 @@ use rand::RngCore;
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
-use crate::server::Identity;
+use crate::cluster::NodeId;
 use crate::server::cancel;
+use crate::server::{Identity, Silence};
 
 /// How long a node may take to accept a cancel request.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +36,10 @@ enum Doing {
     Nothing,
     /// It waits for a server.
     Waiting,
+    /// It waits for a server of this node.
+    WaitingAt(NodeId),
+    /// It need not wait any longer at the node that it waited at.
+    TurnedAway,
     /// A server serves it.
     Served(Arc<Identity>),
 }
@@ -42,8 +48,10 @@ enum Doing {
 #[derive(Debug, Default)]
 pub struct Slot {
     doing: Mutex<Doing>,
-    /// Told when a waiting session is cancelled.
+    /// Told when a waiting session is cancelled, or turned away from a node that has fallen silent.
     pub cancelled: Notify,
+    /// Wakes the session's task, wherever it waits.
+    waker: Mutex<Option<Waker>>,
 }
 
 impl Slot {
@@ -52,6 +60,42 @@ impl Slot {
         // A cancel that came when the wait before was just over must not end this one.
         let _ = self.cancelled.notified().now_or_never();
         *self.doing.lock() = Doing::Waiting;
+    }
+
+    /// The session waits for a server of this node.
+    pub fn waits_at(&self, node: NodeId) {
+        self.waits();
+        *self.doing.lock() = Doing::WaitingAt(node);
+    }
+
+    /// Whether the session's last wait ended because its node has fallen silent.
+    #[must_use]
+    pub fn is_turned_away(&self) -> bool {
+        matches!(&*self.doing.lock(), Doing::TurnedAway)
+    }
+
+    /// The session runs in the task that this wakes.
+    pub fn runs_in(&self, waker: &Waker) {
+        *self.waker.lock() = Some(waker.clone());
+    }
+
+    /// A node has fallen silent: if the session waits there, it is told.
+    fn give_up(&self, node: NodeId, silence: Silence) {
+        let mut doing = self.doing.lock();
+        match &*doing {
+            Doing::Served(server) if server.node == node => {
+                server.fall_silent(silence);
+                drop(doing);
+                if let Some(waker) = &*self.waker.lock() {
+                    waker.wake_by_ref();
+                }
+            }
+            Doing::WaitingAt(at) if *at == node => {
+                *doing = Doing::TurnedAway;
+                self.cancelled.notify_one();
+            }
+            _ => {}
+        }
     }
 
     /// A server serves the session.
@@ -64,7 +108,7 @@ impl Slot {
     pub fn begin_cancel(&self, overdue: bool) -> Option<Arc<Identity>> {
         match &*self.doing.lock() {
             Doing::Nothing => None,
-            Doing::Waiting => {
+            Doing::Waiting | Doing::WaitingAt(_) | Doing::TurnedAway => {
                 self.cancelled.notify_one();
                 None
             }
@@ -80,7 +124,7 @@ impl Slot {
 
     /// Ends a wait for a server.
     pub fn stop_waiting(&self) {
-        if matches!(&*self.doing.lock(), Doing::Waiting) {
+        if matches!(&*self.doing.lock(), Doing::Waiting | Doing::WaitingAt(_)) {
             self.cancelled.notify_one();
         }
     }
@@ -131,6 +175,13 @@ impl Registry {
         sessions.by_process_id.insert(process_id, (secret.clone(), slot.clone()));
         drop(sessions);
         Entry { registry: self.clone(), process_id, secret, slot }
+    }
+
+    /// A node has fallen silent: every session that waits for it, or for one of its servers, is told.
+    pub fn give_up(&self, node: NodeId, silence: Silence) {
+        for (_, slot) in self.0.lock().by_process_id.values() {
+            slot.give_up(node, silence);
+        }
     }
 
     /// Carries a cancel request out. Returns when the node has taken it, or when there was nothing
@@ -184,7 +235,6 @@ impl Drop for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::NodeId;
     use crate::config::settings::Address;
 
     #[tokio::test]
@@ -204,6 +254,26 @@ mod tests {
         registry.cancel(one.process_id, &one.secret).await;
         one.slot.waits();
         assert!(one.slot.cancelled.notified().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_waits_at_a_silent_node_is_told() {
+        let registry = Arc::new(Registry::default());
+        let (waiting, served) = (registry.enter(0), registry.enter(0));
+        let address = Address { host: "127.0.0.1".into(), port: 1 };
+        let server = Arc::new(Identity::new(NodeId(0), address, 1, bytes::Bytes::new()));
+        served.slot.served(&server);
+        waiting.slot.waits_at(NodeId(0));
+        registry.give_up(NodeId(1), Silence::Final);
+        assert!(!waiting.slot.is_turned_away() && !server.is_given_up(true));
+        registry.give_up(NodeId(0), Silence::Open);
+        assert!(waiting.slot.cancelled.notified().now_or_never().is_some());
+        assert!(waiting.slot.is_turned_away());
+        assert!(server.is_given_up(true) && !server.is_given_up(false));
+        registry.give_up(NodeId(0), Silence::Final);
+        assert!(server.is_given_up(false));
+        waiting.slot.waits_at(NodeId(1));
+        assert!(!waiting.slot.is_turned_away());
     }
 
     #[tokio::test]

@@ -5,12 +5,13 @@
 //! Flush, messages too large to hold. Neither holds a message whole; each side is read only while
 //! the other takes what was read.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
 use super::judge::Judge;
@@ -80,7 +81,8 @@ pub async fn exchange(
 ) -> Result<Outcome, RelayError> {
     send(server).await?;
     loop {
-        read_answer(client, server).await?;
+        let runs_again = hold && !server.responses.committed();
+        read_answer(client, server, runs_again).await?;
         let progress =
             server.responses.scan(&server.input, |sqlstate| hold && refusals(sqlstate))?;
         match progress {
@@ -116,9 +118,7 @@ pub async fn drain(server: &mut ServerConn) -> Result<(), RelayError> {
         let done = server.responses.flushed();
         server.input.advance(done);
         server.input.reserve(READ_FIRST);
-        if server.stream.read_buf(&mut server.input).await.map_err(RelayError::Server)? == 0 {
-            return Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into()));
-        }
+        poll_fn(|cx| server.poll_read(true, cx)).await.map_err(RelayError::Server)?;
     }
 }
 
@@ -130,9 +130,7 @@ pub async fn settle(server: &mut ServerConn) -> Result<(), RelayError> {
     send(server).await?;
     loop {
         server.input.reserve(READ_FIRST);
-        if server.stream.read_buf(&mut server.input).await.map_err(RelayError::Server)? == 0 {
-            return Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into()));
-        }
+        poll_fn(|cx| server.poll_read(true, cx)).await.map_err(RelayError::Server)?;
         let progress = server.responses.scan(&server.input, |_| false)?;
         let done = server.responses.flushed();
         server.input.advance(done);
@@ -167,11 +165,15 @@ async fn send(server: &mut ServerConn) -> Result<(), RelayError> {
 }
 
 /// Reads from the server, and meanwhile notices if the client leaves: what it sends ahead is kept.
-async fn read_answer(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), RelayError> {
+async fn read_answer(
+    client: &mut ClientConn,
+    server: &mut ServerConn,
+    runs_again: bool,
+) -> Result<(), RelayError> {
     reserve(&mut server.input);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(read) = poll_server(server, cx) {
-            return Poll::Ready(read);
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = server.poll_read(runs_again, cx) {
+            return Poll::Ready(read.map_err(RelayError::Server));
         }
         while client.input.len() < AHEAD_MOST {
             if let Err(error) = ready!(client.poll_read(cx)) {
@@ -185,14 +187,6 @@ async fn read_answer(client: &mut ClientConn, server: &mut ServerConn) -> Result
 
 fn client_left() -> RelayError {
     RelayError::Client(io::ErrorKind::UnexpectedEof.into())
-}
-
-fn poll_server(server: &mut ServerConn, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-    match ready!(poll_read_buf(Pin::new(&mut server.stream), cx, &mut server.input)) {
-        Ok(0) => Poll::Ready(Err(RelayError::Server(io::ErrorKind::UnexpectedEof.into()))),
-        Ok(_) => Poll::Ready(Ok(())),
-        Err(error) => Poll::Ready(Err(RelayError::Server(error))),
-    }
 }
 
 /// Makes room to read into. What was done with before the unread bytes is reclaimed.
@@ -300,7 +294,7 @@ async fn last_answers(
         send(server).await?;
         while !server.responses.is_quiet() && !server.responses.is_skipping() {
             reserve(&mut server.input);
-            std::future::poll_fn(|cx| poll_server(server, cx)).await?;
+            poll_fn(|cx| server.poll_read(false, cx)).await.map_err(RelayError::Server)?;
             let progress = server.responses.scan(&server.input, |_| false)?;
             collect(client, server);
             if progress == Progress::Fatal {
@@ -415,15 +409,15 @@ async fn happen(
     turn: Turn,
 ) -> Result<(), RelayError> {
     reserve(&mut server.input);
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         let mut wrote =
             poll_send(&mut server.stream, &mut server.output, cx).map_err(RelayError::Server)?;
         wrote |=
             poll_send(&mut client.stream, &mut client.output, cx).map_err(RelayError::Client)?;
         if client.output.len() < UNSENT_MOST
-            && let Poll::Ready(read) = poll_server(server, cx)
+            && let Poll::Ready(read) = server.poll_read(false, cx)
         {
-            return Poll::Ready(read);
+            return Poll::Ready(read.map_err(RelayError::Server));
         }
         let room = match turn {
             Turn::Query | Turn::Answer if client.frame_left == 0 => AHEAD_MOST,

@@ -142,6 +142,18 @@ pub enum Stop {
     Kill,
 }
 
+/// A server all of whose processes are stopped (SIGSTOP): it hangs, as seen from outside, with its
+/// connections open. Dropped, it goes on.
+#[derive(Debug)]
+pub struct Hanging(Vec<u32>);
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Without a shell there would be no cluster either.
+        let _ = signal("CONT", &self.0);
+    }
+}
+
 impl Cluster {
     /// Makes the data directories and starts every server; returns when all accept connections and
     /// every replica streams.
@@ -365,6 +377,26 @@ impl Node {
         }
         *process = None;
         Ok(())
+    }
+
+    /// Makes the server hang until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When no signal can be sent.
+    pub fn hang(&self) -> Result<Hanging, ClusterError> {
+        let pid = self.process.lock().as_ref().map(Child::id);
+        // The postmaster first, so that it starts no more children.
+        let mut all: Vec<u32> = pid.into_iter().collect();
+        let stop = |pids: &[u32]| {
+            signal("STOP", pids)
+                .map_err(|source| ClusterError::Io { action: "send a signal", source })
+        };
+        stop(&all)?;
+        let children: Vec<u32> = pid.into_iter().flat_map(children_of).collect();
+        all.extend(&children);
+        let hanging = Hanging(all);
+        stop(&children)?;
+        Ok(hanging)
     }
 
     /// Connects straight to this node as the superuser.
