@@ -164,6 +164,8 @@ async fn ask(
     question: &[u8],
     heard: &mut BytesMut,
 ) -> Result<Vec<(String, String)>, AuditError> {
+    // PostgreSQL drops the unnamed statement at every simple query.
+    server.unnamed = None;
     let mut out = BytesMut::new();
     write::query(&mut out, question);
     server.stream.write_all(&out).await?;
