@@ -158,8 +158,9 @@ async fn message(wire: &mut Wire) -> Option<(u8, Bytes)> {
     Some((kind, body.into()))
 }
 
-/// A body without what must differ: the process of a notification, OIDs that a database gave, and
-/// in a loose scenario all of an error but severity and SQLSTATE.
+/// A body without what must differ: the process of a notification, OIDs that a database gave, where in
+/// its source PostgreSQL noticed that the transaction has failed (a statement may have to be prepared first),
+/// and in a loose scenario all of an error but severity and SQLSTATE.
 fn masked(kind: u8, body: &[u8], loose: bool) -> Vec<u8> {
     let mut body = body.to_vec();
     match kind {
@@ -181,6 +182,11 @@ fn masked(kind: u8, body: &[u8], loose: bool) -> Vec<u8> {
             let fields = body.split(|byte| *byte == 0);
             let kept = fields.filter(|field| matches!(field.first(), Some(b'V' | b'C')));
             return kept.collect::<Vec<_>>().join(&b' ');
+        }
+        b'E' if body.windows(7).any(|field| field == b"C25P02\0") => {
+            let fields = body.split(|byte| *byte == 0);
+            let kept = fields.filter(|field| !matches!(field.first(), Some(b'F' | b'L' | b'R')));
+            return kept.collect::<Vec<_>>().join(&0);
         }
         _ => {}
     }

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
 use super::judge::Judge;
-use super::lend::Amended;
+use super::lend::{Amended, refuse_in_failed};
 use super::machine::{Book, Machine, Phase, Portal, bind_fields, changes, parse_fields};
 use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Frame, Request};
@@ -389,6 +389,10 @@ impl Machine {
         if server.lent.get(name) == Some(&prepared.number) {
             return pass(bytes, Sent::Bind, server);
         }
+        if prepared.by == By::Sql {
+            refuse_in_failed(server);
+            return pass(bytes, Sent::Bind, server);
+        }
         self.ensure_prepared(&prepared, server);
         write::message(&mut server.output, b'B', |out| {
             out.extend_from_slice(portal);
@@ -469,7 +473,11 @@ impl Machine {
                     if prepared.by == By::Sql {
                         self.lend(name, server);
                     }
-                    if server.lent.get(name) == Some(&prepared.number) {
+                    let lent = server.lent.get(name) == Some(&prepared.number);
+                    if !lent && prepared.by == By::Sql {
+                        refuse_in_failed(server);
+                    }
+                    if lent || prepared.by == By::Sql {
                         return pass(bytes, Sent::Describe, server);
                     }
                     self.lend_names(&prepared.script, server);

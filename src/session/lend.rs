@@ -285,6 +285,12 @@ enum Failing {
     Quiet,
 }
 
+/// What cannot be lent to a server, because its transaction has failed, is refused by it as all else is.
+pub(super) fn refuse_in_failed(server: &mut ServerConn) {
+    write::parse(&mut server.output, FOR_A_MOMENT, b"SELECT", &[0, 0]);
+    server.responses.expect_own(Sent::Parse, None);
+}
+
 /// Runs one statement of Causeway's own inside a pipeline.
 pub(super) fn run_unseen(text: &[u8], server: &mut ServerConn) {
     run(text, server, Failing::Shown);
