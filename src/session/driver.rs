@@ -676,7 +676,8 @@ impl Session {
             if !streamed {
                 self.client.input.advance(request.length);
             }
-            self.skipping = !self.client.sync_passed;
+            // Of a request that never reached a server no Sync has passed.
+            self.skipping = !(streamed && self.client.sync_passed);
         } else {
             self.client.input.advance(request.length);
         }

@@ -1,8 +1,8 @@
 //! What a client hears, and does not hear, when servers fail.
 
-use causeway::protocol::ErrorReport;
+use causeway::protocol::{ErrorReport, write};
 
-use super::{Bed, READ, settle};
+use super::{Bed, Client, READ, settle};
 
 const ROW: &str = "T D SELECT 1 Z:I";
 
@@ -211,4 +211,44 @@ async fn who_waits_for_a_server_can_be_cancelled() {
     assert!(began.elapsed().as_secs_f64() < 3.0);
     primary.hears_nothing().await;
     assert_eq!(bed.nodes[0].accepted(), 1, "no cancel request may reach the other's server");
+}
+
+/// Drivers that prepare with Flush (asyncpg) send their Sync when they have heard of the failure: it is
+/// answered once, whatever the connection did before.
+#[tokio::test(start_paused = true)]
+async fn a_pipeline_that_finds_no_server_ends_at_its_sync() {
+    let mut bed = Bed::with_pool(0, "size = 1\nwait = \"3s\"").await;
+    let (mut client, mut primary) = bed.first().await;
+    let prepares = |client: &mut Client| {
+        write::parse(&mut client.peer.out, b"", b"select 1", &[0, 0]);
+        write::flush(&mut client.peer.out);
+    };
+    // One that comes to its end, with a Sync.
+    prepares(&mut client);
+    client.peer.flush().await.unwrap();
+    primary.hears_kinds("PH").await;
+    write::message(&mut primary.out, b'1', |_| ());
+    primary.flush().await.unwrap();
+    assert_eq!(client.peer.message().await.unwrap().0, b'1');
+    write::sync(&mut client.peer.out);
+    client.peer.flush().await.unwrap();
+    primary.hears_kinds("S").await;
+    write::ready_for_query(&mut primary.out, b'I');
+    primary.flush().await.unwrap();
+    assert_eq!(client.answer().await, "Z:I");
+
+    let mut other = bed.client().await;
+    other.ask("delete from t").await;
+    primary.hears("delete from t").await;
+    prepares(&mut client);
+    client.peer.flush().await.unwrap();
+    let (kind, body) = client.peer.message().await.unwrap();
+    assert_eq!((kind, &*ErrorReport::parse(&body).sqlstate), (b'E', "53300"));
+    write::sync(&mut client.peer.out);
+    client.peer.flush().await.unwrap();
+    assert_eq!(client.answer().await, "Z:I");
+    primary.done("DELETE 1", b'I').await;
+    assert_eq!(other.answer().await, "DELETE 1 Z:I");
+    // Nothing more was said than that.
+    assert_eq!(client.asks("").await, "I Z:I");
 }
