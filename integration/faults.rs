@@ -252,6 +252,10 @@ async fn writes_follow_a_promotion() {
         another.query("SELECT relname FROM pg_class", &[]).await.is_ok()
     })
     .await;
+    // Nor without what clients say first.
+    another.batch_execute("SET TimeZone = 'Asia/Tokyo'").await.unwrap();
+    another.batch_execute("RESET TimeZone").await.unwrap();
+    another.query("SELECT relname FROM pg_class", &[]).await.unwrap();
     // Nor only for as long as what it has asked is new.
     tokio::time::sleep(Duration::from_secs(3)).await;
     client.query("SELECT n FROM items", &[]).await.unwrap();

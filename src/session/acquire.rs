@@ -153,6 +153,12 @@ impl Session {
         }
         let primary = self.shared.cluster.topology().primary;
         let primary = primary.filter(|node| !failed.contains(node));
+        if primary.is_none()
+            && self.machine.may_stand_in(decision)
+            && let Some(node) = self.pick(decision, failed, keeps(level))
+        {
+            return Ok(Some((node, true)));
+        }
         if let Some(node) = primary
             && decision.reason == Reason::BehindOwnWrites
         {

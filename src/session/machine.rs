@@ -174,6 +174,8 @@ pub struct Machine {
     pub(super) moves_sequence: bool,
     /// Custom settings that the request under way asks for and the session does not have.
     pub(super) absent: Vec<Box<str>>,
+    /// Of the request under way, a pipeline that goes on, all that is known are reads.
+    reads_so_far: bool,
     /// The request under way is likely to bind the session to its server.
     pub(super) settles: bool,
     /// The request under way needs servers to be closed, or changes what they begin with.
@@ -226,6 +228,7 @@ impl Machine {
             opaque: false,
             moves_sequence: false,
             absent: Vec::new(),
+            reads_so_far: false,
             settles: false,
             disturbing: None,
             lists_statements: false,
@@ -333,7 +336,10 @@ impl Machine {
             End::FunctionCall => Decision::primary(Reason::FunctionCall),
             End::Flush => match self.judge_pipeline(request, buffer, judge) {
                 // Where it goes is settled, but not what it needs there.
-                Ok(_) => Decision::primary(Reason::PipelineCutByFlush),
+                Ok(so_far) => {
+                    self.reads_so_far = so_far.target == Target::Replica;
+                    Decision::primary(Reason::PipelineCutByFlush)
+                }
                 Err(step) => return step,
             },
             End::Overflow if request.frames.is_empty() => {
@@ -346,6 +352,17 @@ impl Machine {
                 Err(step) => return step,
             },
         })
+    }
+
+    /// Whether a replica may serve the request under way while there is no primary: what belongs to
+    /// no node, and pipelines that are about to read. If more comes of it, the replica refuses that.
+    #[must_use]
+    pub fn may_stand_in(&self, decision: &Decision) -> bool {
+        match decision.reason {
+            Reason::Set | Reason::Reset | Reason::Show => true,
+            Reason::PipelineCutByFlush => self.reads_so_far,
+            _ => false,
+        }
     }
 
     /// Where the session must go whatever it asks.
