@@ -140,6 +140,8 @@ pub struct Responses {
     pieces: SmallVec<[Piece; 4]>,
     /// Something was scanned that cannot be taken back: a row, a completion, an error.
     committed: bool,
+    /// Something of it has been written.
+    shown: bool,
     /// What the answers completed, in order.
     events: Vec<Event>,
     status: u8,
@@ -178,6 +180,7 @@ impl Default for Responses {
             scanned: 0,
             pieces: SmallVec::new(),
             committed: false,
+            shown: false,
             events: Vec::new(),
             status: b'I',
             in_copy: false,
@@ -219,6 +222,7 @@ impl Responses {
     pub fn begin(&mut self) {
         self.overdue.store(false, Ordering::Relaxed);
         self.committed = false;
+        self.shown = false;
         self.hidden = false;
         self.rolled_back = false;
         self.failed = false;
@@ -302,10 +306,17 @@ impl Responses {
         self.skipping
     }
 
-    /// Whether something was shown or will be that cannot be taken back.
+    /// Whether something was scanned that is not to be held back: a row, a completion, an error.
     #[must_use]
     pub fn committed(&self) -> bool {
         self.committed
+    }
+
+    /// Whether the client has been shown anything of this exchange. What came in one piece with the
+    /// server's last words was scanned and not shown.
+    #[must_use]
+    pub fn shown(&self) -> bool {
+        self.shown
     }
 
     /// Whether the last command completed was a ROLLBACK, whatever was asked.
@@ -329,7 +340,7 @@ impl Responses {
     /// Whether the client has seen the beginning of a message whose end has not come.
     #[must_use]
     pub fn is_torn(&self) -> bool {
-        self.body_left > 0 && self.body_shown
+        self.shown && self.body_left > 0 && self.body_shown
     }
 
     /// Whether a row went to the client in this exchange.
@@ -384,6 +395,7 @@ impl Responses {
     /// The pieces have been written (or dropped): forgets them and tells how many bytes of the
     /// input are done with.
     pub fn flushed(&mut self) -> usize {
+        self.shown |= !self.pieces.is_empty();
         self.pieces.clear();
         self.notifiers.clear();
         std::mem::take(&mut self.scanned)

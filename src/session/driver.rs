@@ -594,6 +594,7 @@ impl Session {
         let epoch = lease.epoch;
         let responses = &lease.responses;
         let (said, committed) = (responses.last_error().cloned(), responses.committed());
+        let shown = responses.shown() || self.client.streamed;
         let torn = responses.is_torn();
         let body = Box::from(responses.last_words());
         let pinned = !self.machine.pins().is_free();
@@ -624,10 +625,10 @@ impl Session {
                 false => Failure::TransactionLost,
             };
         }
-        let unsaid = !committed && !self.client.streamed;
-        if unsaid
+        let ran_nothing = said.is_some() && !committed;
+        if !shown
             && (self.on_replica
-                || said.is_some()
+                || ran_nothing
                 || self.machine.only_reads(request, &self.client.input, &self.eyes))
         {
             return Failure::ServerLost;

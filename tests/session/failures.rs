@@ -41,6 +41,46 @@ async fn a_row_that_was_shown_is_not_shown_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rows_that_came_with_a_replicas_last_words_were_not_shown() {
+    // A server that is told to stop writes what it has of the answer and its last words at once; one
+    // that is killed may have written a part of a message.
+    let farewell = |out: &mut bytes::BytesMut| {
+        out.extend_from_slice(b"T\0\0\0\x06\0\0D\0\0\0\x06\0\0");
+        ErrorReport::fatal("57P01", "terminating connection").encode(out);
+    };
+    let torso = |out: &mut bytes::BytesMut| out.extend_from_slice(b"T\0\0\0\x06\0");
+    for last in [&farewell as &dyn Fn(&mut bytes::BytesMut), &torso] {
+        let mut bed = Bed::start(2).await;
+        let (mut client, _primary) = bed.first().await;
+        client.ask(READ).await;
+        let (first, mut dying) = bed.next().await;
+        dying.hears(READ).await;
+        last(&mut dying.out);
+        dying.flush().await.unwrap();
+        drop(dying);
+        let (second, mut other) = bed.next().await;
+        assert!(first != second && second != 0, "{first} {second}");
+        other.hears(READ).await;
+        other.row(b'I').await;
+        assert_eq!(client.answer().await, ROW);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_acknowledged_with_the_servers_last_words_is_not_run_again() {
+    let mut bed = Bed::start(0).await;
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("delete from t").await;
+    primary.hears("delete from t").await;
+    primary.out.extend_from_slice(b"C\0\0\0\x0dDELETE 1\0");
+    ErrorReport::fatal("57P01", "terminating connection").encode(&mut primary.out);
+    primary.flush().await.unwrap();
+    drop(primary);
+    assert_eq!(client.answer().await, "E:08007 Z:I");
+    assert_eq!(bed.nodes[0].accepted(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_replica_refuses_the_primary_runs_unseen() {
     let mut bed = Bed::start(1).await;
     let (mut client, mut primary) = bed.first().await;
