@@ -135,6 +135,12 @@ impl Clock {
         inner.ticks.get(first).cloned()
     }
 
+    /// The ticks that are still known, oldest first.
+    #[must_use]
+    pub fn ticks(&self) -> Arc<[Arc<Tick>]> {
+        self.inner.lock().ticks.iter().cloned().collect()
+    }
+
     /// Says that a tick newer than the latest will be needed. Costs a load where that is known.
     pub fn want(&self) {
         if !self.wanted.load(Ordering::Relaxed) && !self.wanted.swap(true, Ordering::AcqRel) {

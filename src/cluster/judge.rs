@@ -96,6 +96,9 @@ pub struct Judge {
 /// A record with a full page or two; longer ones are rare, and merely eject.
 const LONGEST_RECORD: u64 = 2 * 8192 + 256;
 
+/// Of so many promotions the ticks before are kept.
+const SWITCHES_IN_FULL: usize = 4;
+
 type Verdict = (NodeState, Option<Why>);
 
 impl Judge {
@@ -345,6 +348,8 @@ impl Judge {
             }
             return;
         };
+        let left = self.last_primary.filter(|last| *last != id);
+        let left = left.map(|last| Arc::clone(&self.nodes[usize::from(last.0)].clock));
         let node = &mut self.nodes[usize::from(id.0)];
         let Some(sample) = &node.sample else { return };
         let lost = self.history.newest().map_or(0, |newest| newest.bytes_past(sample.position));
@@ -353,7 +358,11 @@ impl Judge {
             if let Some(ended) = self.timeline {
                 let (exact, seen) = (sample.promoted_at, node.replayed);
                 let at = exact.unwrap_or(seen);
-                self.switches.push(Switch { ended, at, exact: exact.is_some() });
+                let last_ticks = left.map(|clock| clock.ticks()).unwrap_or_default();
+                if let Some(old) = self.switches.iter_mut().rev().nth(SWITCHES_IN_FULL) {
+                    old.last_ticks = Arc::default();
+                }
+                self.switches.push(Switch { ended, at, exact: exact.is_some(), last_ticks });
             }
             self.timeline = Some(timeline);
             self.timeline_start = sample.position;

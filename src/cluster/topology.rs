@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Clock, Lsn};
+use super::{Clock, Lsn, Tick};
 use crate::config::settings::Address;
 
 /// A node's number: its place in [`Topology::nodes`]. Never given to another node while the process
@@ -29,7 +29,7 @@ pub struct Topology {
 }
 
 /// Where a timeline ended and the next began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
     /// The timeline that ended.
     pub ended: u32,
@@ -37,6 +37,18 @@ pub struct Switch {
     pub at: Lsn,
     /// Whether `at` is the end, or only the furthest position before it that is known of.
     pub exact: bool,
+    /// The last ticks of the primary that was left behind, oldest first.
+    pub last_ticks: Arc<[Arc<Tick>]>,
+}
+
+impl Switch {
+    /// Whether all that was written or shown anywhere until `moment` is part of the next timeline, as
+    /// far as the old primary has told.
+    #[must_use]
+    pub fn keeps(&self, moment: Instant) -> bool {
+        let after = self.last_ticks.iter().find(|tick| tick.sent > moment);
+        after.is_some_and(|tick| tick.role == Role::Primary && tick.position <= self.at)
+    }
 }
 
 /// One node as last judged.

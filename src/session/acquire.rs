@@ -9,7 +9,7 @@ use super::driver::Session;
 use super::failure::Failure;
 use super::fresh::{Patience, keeps};
 use super::metrics::Freshness;
-use crate::cluster::mutant::{self, Mutant};
+use super::sight::Span;
 use crate::cluster::{NodeId, NodeView};
 use crate::config::settings::Consistency;
 use crate::pool::{Lease, LeaseError, Pool};
@@ -64,6 +64,9 @@ impl Session {
                     self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
                 }
                 Ok(lease) => {
+                    if keeps && !on_replica {
+                        self.follow_history();
+                    }
                     self.entry.slot.served(&lease.identity);
                     lease.identity.serve(self.entry.process_id);
                     self.lease = Some(lease);
@@ -71,7 +74,7 @@ impl Session {
                     self.count_served(node, on_replica);
                     if on_replica && !keeps {
                         let topology = self.shared.cluster.load();
-                        self.held.sight.on_replica(node, now, None, &topology);
+                        self.held.sight.on_replica(node, Span::at(now), None, &topology);
                     }
                     return Ok(node);
                 }
@@ -180,9 +183,7 @@ impl Session {
     fn pick(&self, decision: &Decision, failed: &[NodeId], fresh: bool) -> Option<NodeId> {
         let topology = self.shared.cluster.load();
         let may = |node: &NodeView| self.may_serve(node, decision, failed);
-        let is_fresh = |node: &NodeView| {
-            !fresh || mutant::is(Mutant::CheckInRead) || self.held.sight.allows(node.id, &topology)
-        };
+        let is_fresh = |node: &NodeView| !fresh || self.held.sight.allows(node.id, &topology);
         self.eyes.rules.balancer.choose(&topology, may, is_fresh, Instant::now())
     }
 

@@ -13,7 +13,7 @@ use tokio::time::timeout_at;
 use super::driver::Session;
 use super::failure::Failure;
 use super::metrics::Crossing;
-use super::sight::Barrier;
+use super::sight::{Barrier, Span};
 use crate::cluster::snapshot::DOUBTS_MOST;
 use crate::cluster::{Lsn, NodeId, NodeState, NodeView, Role, Tick, Topology};
 
@@ -45,13 +45,14 @@ impl Session {
         let patience = Instant::now() + self.eyes.rules.settings.routing.catchup_wait;
         let mut crossing = Crossing::AtOnce;
         loop {
+            self.follow_history();
             let topology = self.shared.cluster.topology();
             let witness = match self.held.sight.barrier(primary, &topology) {
                 Barrier::Passes => break,
-                Barrier::Ask(node, at) | Barrier::Doubts(node, at, _)
-                    if is_gone(topology.node(node), at) =>
+                Barrier::Ask(node, when) | Barrier::Doubts(node, when, _)
+                    if is_gone(topology.node(node), when) =>
                 {
-                    let other = other_witness(primary, (node, at), &topology, &wake);
+                    let other = other_witness(primary, (node, when.to), &topology, &wake);
                     if other.is_none() && !has_others(node, &topology) && Instant::now() >= patience
                     {
                         // Nobody is left who could say what it has shown.
@@ -60,12 +61,12 @@ impl Session {
                     }
                     other
                 }
-                Barrier::Ask(node, at) => {
-                    topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
-                    topology.node(node).clock.wake_at(at, Lsn(0), &wake);
+                Barrier::Ask(node, when) => {
+                    topology.node(primary).clock.wake_at(when.to, Lsn(0), &wake);
+                    topology.node(node).clock.wake_at(when.to, Lsn(0), &wake);
                     None
                 }
-                Barrier::Doubts(node, since, xids) => Some(Witness { node, since, xids }),
+                Barrier::Doubts(node, when, xids) => Some(Witness { node, since: when.from, xids }),
             };
             crossing = crossing.max(Crossing::Waited);
             match witness {
@@ -123,10 +124,10 @@ impl Session {
 }
 
 /// Whether a replica has died, or at least cannot be asked any more, since it was read.
-fn is_gone(replica: &NodeView, read: Instant) -> bool {
+fn is_gone(replica: &NodeView, read: Span) -> bool {
     matches!(replica.state, NodeState::Down | NodeState::Banned)
         || replica.removed
-        || replica.clock.latest().is_some_and(|tick| tick.connected > read)
+        || replica.clock.latest().is_some_and(|tick| tick.connected > read.from)
 }
 
 fn has_others(replica: NodeId, topology: &Topology) -> bool {

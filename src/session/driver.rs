@@ -18,7 +18,7 @@ use super::audit;
 use super::deadlines::{Deadlines, silence_ends};
 use super::eyes::Eyes;
 use super::failure::{Failure, SessionEnd};
-use super::fresh::Held;
+use super::fresh::{self, Held};
 use super::machine::{After, Machine, Step};
 use super::pins::Pins;
 use super::post::Post;
@@ -393,8 +393,12 @@ impl Session {
             }
             self.machine.compose_prefix(server, self.entry.process_id);
         }
+        let misplaced = fresh && self.misplace_check();
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);
+        if misplaced {
+            fresh::compose_own(server, "COMMIT");
+        }
         if self.eyes.options.explain {
             let topology = self.shared.cluster.load();
             let name = &topology.node(server.identity.node).name;

@@ -13,14 +13,16 @@ use super::driver::Session;
 use super::failure::Failure;
 use super::machine::Question;
 use super::metrics::Freshness;
-use super::sight::{Lost, Sight};
+use super::sight::{Lost, Sight, Span};
 use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{Lsn, NodeId, Role, Topology};
 use crate::config::settings::Consistency;
 use crate::pool::Lease;
-use crate::protocol::ErrorReport;
+use crate::protocol::response::Sent;
+use crate::protocol::{ErrorReport, write};
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
+use crate::server::ServerConn;
 
 /// What a session holds of consistency between requests.
 #[derive(Debug, Default)]
@@ -72,19 +74,19 @@ impl Session {
     /// Takes over what was decided elsewhere since the last request: a promotion, what others with
     /// the same key have done, and, at level `global`, everything.
     pub(super) fn look_back(&mut self, level: Consistency) {
-        let topology = self.shared.cluster.load();
+        self.follow_history();
         let now = Instant::now();
-        if let Some(lost) = self.held.sight.follow(&topology, now) {
-            self.tell_lost_history(&lost);
-        }
+        let topology = self.shared.cluster.load();
         if let Some(key) = &self.held.key {
             // Whoever has the key and was not told of a loss yet is told by its own sight.
             let follow = |sight: &mut Sight| {
                 let _ = sight.follow(&topology, now);
+                sight.settle(&topology);
             };
-            for node in key.share(&mut self.held.sight, follow) {
+            for (node, from) in key.share(&mut self.held.sight, follow) {
+                let when = Span { from, to: now };
                 match topology.node(node).role {
-                    Role::Replica => self.held.sight.on_replica(node, now, None, &topology),
+                    Role::Replica => self.held.sight.on_replica(node, when, None, &topology),
                     _ => self.held.sight.on_primary(node, now, false, &topology),
                 }
             }
@@ -95,6 +97,20 @@ impl Session {
             self.held.sight.on_primary(primary, now, false, &topology);
         }
         self.held.sight.resolve(&topology);
+    }
+
+    /// Follows a promotion, also one that came while the request under way had to wait: what is lost is
+    /// told before anything is read. Costs a comparison where there was none.
+    pub(super) fn follow_history(&mut self) {
+        let topology = self.shared.cluster.load();
+        if !self.held.sight.is_behind(&topology) {
+            return;
+        }
+        let lost = self.held.sight.follow(&topology, Instant::now());
+        drop(topology);
+        if let Some(lost) = lost {
+            self.tell_lost_history(&lost);
+        }
     }
 
     /// A failover has lost what this session relies on: that is said, and counted.
@@ -142,6 +158,7 @@ impl Session {
         let wake = Arc::new(Notify::new());
         let began = Instant::now();
         loop {
+            self.follow_history();
             let topology = self.shared.cluster.topology();
             self.held.sight.resolve(&topology);
             if let Some(node) = pick(self) {
@@ -220,20 +237,25 @@ impl Session {
         lease: &Lease,
         patience: &mut Patience,
     ) -> Result<bool, Failure> {
-        Ok(self.has_proof(lease) || Box::pin(self.prove(lease, patience)).await?)
+        if self.has_proof(lease) {
+            return Ok(true);
+        }
+        let began = Instant::now();
+        let proved = Box::pin(self.prove(lease, patience)).await;
+        self.shared.metrics.catchup.observe(began.elapsed());
+        proved
     }
 
     /// Whether it is known already.
     fn has_proof(&mut self, lease: &Lease) -> bool {
+        self.follow_history();
         let topology = self.shared.cluster.load();
+        self.held.sight.resolve(&topology);
         let (node, opened) = (lease.identity.node, lease.opened_at);
-        let proof = if mutant::is(Mutant::CheckInRead) {
-            Some(self.held.sight.floor())
-        } else {
-            self.held.sight.proof(node, opened, &topology)
-        };
+        let proof = self.held.sight.proof(node, opened, &topology);
         if let Some(had) = proof {
-            self.held.sight.on_replica(node, Instant::now(), Some(had), &topology);
+            let when = Span::at(Instant::now());
+            self.held.sight.on_replica(node, when, Some(had), &topology);
         }
         proof.is_some()
     }
@@ -248,8 +270,11 @@ impl Session {
             let topology = self.shared.cluster.topology();
             let clock = &topology.node(node).clock;
             let required = self.held.sight.required(node, Some(opened), &topology);
-            let known = required.is_some() && clock.since(opened).is_some();
-            if let Some(required) = required {
+            let pending = self.held.sight.pending();
+            let known = pending.is_none() && required.is_some() && clock.since(opened).is_some();
+            if let Some((primary, at)) = pending {
+                topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
+            } else if let Some(required) = required {
                 clock.wake_at(opened, if known { required } else { Lsn(0) }, &wake);
             } else if let Some((seen, at)) = self.held.sight.unbounded(&topology) {
                 topology.node(seen).clock.wake_at(at, Lsn(0), &wake);
@@ -262,6 +287,24 @@ impl Session {
                 return Ok(false);
             }
         }
+    }
+
+    /// With [`Mutant::CheckInRead`] the leased replica waits for the floor itself, in the transaction of
+    /// the read that follows. Whether it does.
+    pub(super) fn misplace_check(&mut self) -> bool {
+        let misplaced =
+            mutant::is(Mutant::CheckInRead) && self.on_replica && self.machine.is_idle();
+        if let Some(server) = self.lease.as_mut().filter(|_| misplaced) {
+            let floor = self.held.sight.floor();
+            let wait = format!(
+                "DO $$ BEGIN WHILE pg_last_wal_replay_lsn() < '{floor}' LOOP \
+                 PERFORM pg_sleep(0.001); END LOOP; END $$"
+            );
+            for text in ["BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", &wait] {
+                compose_own(server, text);
+            }
+        }
+        misplaced
     }
 
     /// Waits to be woken. False if it is too late.
@@ -301,7 +344,7 @@ impl Session {
     /// A request is about to be sent to the leased server.
     pub(super) fn depart(&self, node: NodeId) {
         if let Some(key) = &self.held.key {
-            key.departs(node);
+            key.departs(node, Instant::now());
         }
     }
 
@@ -332,6 +375,8 @@ impl Session {
         if options.after_lsn != self.held.after {
             self.held.after = options.after_lsn;
             if let Some(after) = options.after_lsn {
+                // It is a position on the timeline of now.
+                self.follow_history();
                 self.held.sight.raise(after, &self.shared.cluster.load());
             }
         }
@@ -358,6 +403,7 @@ impl Session {
             self.pass_barrier(primary, deadline).await?;
         }
         loop {
+            self.follow_history();
             let topology = self.shared.cluster.topology();
             self.held.sight.resolve(&topology);
             let missing =
@@ -392,6 +438,13 @@ impl Session {
     pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
         self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
     }
+}
+
+/// Writes a query of Causeway's own.
+pub(super) fn compose_own(server: &mut ServerConn, text: &str) {
+    write::query(&mut server.output, text.as_bytes());
+    server.responses.expect_own(Sent::Query, None);
+    server.unnamed = None;
 }
 
 /// Whether a level promises more than `eventual`, on replicas.

@@ -4,6 +4,7 @@
 //! forgotten; what they stood for is kept as one sight, with which every later key begins.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -11,6 +12,9 @@ use smallvec::SmallVec;
 
 use super::sight::Sight;
 use crate::cluster::NodeId;
+
+/// Where requests are under way, and since when.
+pub type Flights = SmallVec<[(NodeId, Instant); 4]>;
 
 /// A database and a key in it.
 type Name = (Arc<str>, Box<str>);
@@ -35,8 +39,9 @@ pub struct Key(Mutex<Together>);
 #[derive(Debug, Default)]
 struct Together {
     sight: Sight,
-    /// Nodes that have a request of one of them under way: its client may have had the answer already.
-    flying: SmallVec<[NodeId; 4]>,
+    /// Nodes that have a request of one of them under way, and since when: its client may have had the
+    /// answer already.
+    flying: Flights,
 }
 
 impl Keys {
@@ -81,11 +86,7 @@ impl Known {
 impl Key {
     /// Gives what is shared to a session that is about to ask something, and the nodes at which
     /// others are served at this moment.
-    pub fn share(
-        &self,
-        with: &mut Sight,
-        follow: impl FnOnce(&mut Sight),
-    ) -> SmallVec<[NodeId; 4]> {
+    pub fn share(&self, with: &mut Sight, follow: impl FnOnce(&mut Sight)) -> Flights {
         let mut together = self.0.lock();
         follow(&mut together.sight);
         with.merge(&together.sight);
@@ -93,8 +94,8 @@ impl Key {
     }
 
     /// A request goes to this node.
-    pub fn departs(&self, node: NodeId) {
-        self.0.lock().flying.push(node);
+    pub fn departs(&self, node: NodeId, now: Instant) {
+        self.0.lock().flying.push((node, now));
     }
 
     /// A session has been told something unasked, and this is what it knows since.
@@ -105,8 +106,9 @@ impl Key {
     /// It was answered, and this is what its session knows since.
     pub fn arrives(&self, node: NodeId, sight: &Sight) {
         let mut together = self.0.lock();
-        if let Some(at) = together.flying.iter().position(|flying| *flying == node) {
-            together.flying.swap_remove(at);
+        // Whichever of them it was: the oldest that is left is no younger than it should be.
+        if let Some(at) = together.flying.iter().rposition(|(at, _)| *at == node) {
+            together.flying.remove(at);
         }
         together.sight.merge(sight);
     }
@@ -132,11 +134,12 @@ mod tests {
 
     #[test]
     fn who_is_under_way_is_known_until_it_arrives() {
-        let key = Key::default();
-        key.departs(NodeId(1));
-        key.departs(NodeId(1));
+        let (key, now) = (Key::default(), Instant::now());
+        let later = now + std::time::Duration::from_secs(1);
+        key.departs(NodeId(1), now);
+        key.departs(NodeId(1), later);
         key.arrives(NodeId(1), &Sight::default());
-        assert_eq!(&key.share(&mut Sight::default(), |_| ())[..], [NodeId(1)]);
+        assert_eq!(&key.share(&mut Sight::default(), |_| ())[..], [(NodeId(1), now)]);
         key.arrives(NodeId(1), &Sight::default());
         assert!(key.share(&mut Sight::default(), |_| ()).is_empty());
     }

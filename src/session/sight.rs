@@ -12,6 +12,7 @@
 //!   *barrier*: every transaction that the replica may have shown must have ended on the primary.
 //! - A floor is only ever raised, within one history. Positions of another history say nothing.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
@@ -41,10 +42,30 @@ struct Pending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     node: NodeId,
-    /// When the last of them had ended.
-    at: Instant,
-    /// What the replica was known to have by then.
+    when: Span,
+    /// What the replica was known to have by then, if it has lived all the while.
     had: Lsn,
+}
+
+/// When a replica was read. It may have been restarted in between, and gone back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first read began then: what lives since has not gone back.
+    pub from: Instant,
+    /// The last of them had ended by then.
+    pub to: Instant,
+}
+
+impl Span {
+    /// Just then.
+    #[must_use]
+    pub fn at(moment: Instant) -> Self {
+        Self { from: moment, to: moment }
+    }
+
+    fn with(self, other: Self) -> Self {
+        Self { from: self.from.min(other.from), to: self.to.max(other.to) }
+    }
 }
 
 /// Whether a request may go to the primary after what was seen on replicas.
@@ -52,15 +73,15 @@ struct Seen {
 pub enum Barrier {
     /// It may.
     Passes,
-    /// Not yet known: the primary and this replica must tick after that moment.
-    Ask(NodeId, Instant),
+    /// Not yet known: the primary and this replica must tick after it was read.
+    Ask(NodeId, Span),
     /// The replica may have shown these transactions, and on the primary they have not ended. It
-    /// can tell only if it has lived since that moment.
-    Doubts(NodeId, Instant, Vec<u64>),
+    /// can tell only if it has lived since it was read.
+    Doubts(NodeId, Span, Vec<u64>),
 }
 
 /// Acknowledged history that a failover has lost, as far as this session has written or seen it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
     /// How far the session was, if that is known.
     pub floor: Option<Lsn>,
@@ -89,8 +110,13 @@ impl Sight {
 
     /// The primary has answered, at the latest now. `passed`: the barrier was passed before.
     pub fn on_primary(&mut self, node: NodeId, now: Instant, passed: bool, topology: &Topology) {
-        if self.is_blank() {
-            self.timeline = topology.timeline.unwrap_or_default();
+        match topology.switches.last() {
+            // A primary that was left behind meanwhile: its answer belongs to what it had.
+            Some(switch) if topology.primary.is_some_and(|primary| primary != node) => {
+                self.timeline = switch.ended;
+            }
+            _ if self.is_blank() => self.timeline = topology.timeline.unwrap_or_default(),
+            _ => {}
         }
         self.pending = Some(Pending { node, at: now });
         if passed {
@@ -98,24 +124,27 @@ impl Sight {
         }
     }
 
-    /// A replica is about to be read that was proved to have `had`, or (`None`) is not asked what it has.
-    pub fn on_replica(
-        &mut self,
-        node: NodeId,
-        now: Instant,
-        had: Option<Lsn>,
-        topology: &Topology,
-    ) {
+    /// A replica is read then, at the latest, that was proved to have `had`, or (`None`) is not asked what it
+    /// has.
+    pub fn on_replica(&mut self, node: NodeId, when: Span, had: Option<Lsn>, topology: &Topology) {
         if self.is_blank() {
             self.timeline = topology.timeline.unwrap_or_default();
         }
         if let Some(had) = had {
             self.floor = self.floor.max(had);
             self.seen.clear();
-        } else {
-            self.seen.retain(|seen| seen.node != node);
         }
-        self.seen.push(Seen { node, at: now, had: had.unwrap_or_default() });
+        self.has_read(Seen { node, when, had: had.unwrap_or_default() });
+    }
+
+    fn has_read(&mut self, seen: Seen) {
+        match self.seen.iter_mut().find(|known| known.node == seen.node) {
+            Some(known) => {
+                known.when = known.when.with(seen.when);
+                known.had = known.had.max(seen.had);
+            }
+            None => self.seen.push(seen),
+        }
     }
 
     /// The replica has answered, at the latest now.
@@ -125,7 +154,7 @@ impl Sight {
             return;
         }
         if let Some(seen) = self.seen.iter_mut().find(|seen| seen.node == node) {
-            seen.at = now;
+            seen.when.to = now;
         }
     }
 
@@ -145,29 +174,37 @@ impl Sight {
             (one, two) => one.or(*two),
         };
         for theirs in &other.seen {
-            match self.seen.iter_mut().find(|seen| seen.node == theirs.node) {
-                Some(ours) if ours.at >= theirs.at => {}
-                Some(ours) => *ours = *theirs,
-                None => self.seen.push(*theirs),
-            }
+            self.has_read(*theirs);
         }
+    }
+
+    /// What was seen on a replica that has been restarted since becomes part of the floor, once it is known
+    /// how far that was and the primary shows it: its servers would be taken for suspect for ever.
+    pub fn settle(&mut self, topology: &Topology) {
+        let Self { seen, floor, .. } = self;
+        let Some(primary) = topology.primary else { return };
+        seen.retain(|seen| {
+            let latest = topology.node(seen.node).clock.latest();
+            let restarted = latest.is_some_and(|tick| tick.connected > seen.when.from);
+            let settled = bound(seen, topology)
+                .filter(|_| restarted && is_shown_by(primary, seen, topology) == Some(true));
+            *floor = (*floor).max(settled.unwrap_or_default());
+            settled.is_none()
+        });
+    }
+
+    /// Whether there was a promotion that was not followed yet.
+    #[must_use]
+    pub fn is_behind(&self, topology: &Topology) -> bool {
+        topology.timeline.is_some_and(|current| current != self.timeline) && !self.is_blank()
     }
 
     /// Follows a promotion. Tells if it has lost what this session had written or seen.
     pub fn follow(&mut self, topology: &Topology, now: Instant) -> Option<Lost> {
-        let current = topology.timeline?;
-        if self.timeline == current || self.is_blank() {
-            return None;
-        }
+        let current = topology.timeline.filter(|_| self.is_behind(topology))?;
         let primary = topology.primary?;
         let switch = topology.switches.iter().find(|switch| switch.ended == self.timeline);
-        let lost = switch.and_then(|switch| {
-            let shown = self.seen.iter().filter_map(|seen| tick_of_life(seen, topology));
-            let furthest = shown.map(|tick| tick.position).fold(self.floor, Lsn::max);
-            let floor = (furthest > switch.at).then_some(furthest);
-            let unknown = self.pending.is_some_and(|pending| pending.node != primary);
-            (floor.is_some() || unknown).then_some(Lost { floor, switch: *switch })
-        });
+        let lost = switch.and_then(|switch| self.lost_at(switch, topology));
         self.timeline = current;
         self.floor = switch.map_or(self.floor, |switch| self.floor.min(switch.at));
         // Whatever is true now on the new timeline is the least from here on, and it has all of the
@@ -175,6 +212,19 @@ impl Sight {
         self.seen.clear();
         self.pending = Some(Pending { node: primary, at: now });
         lost
+    }
+
+    /// What is beyond a switch of what this session has written or seen, or may be.
+    fn lost_at(&self, switch: &Switch, topology: &Topology) -> Option<Lost> {
+        let kept = |seen: &Seen| {
+            let ended_before = |tick: Arc<Tick>| tick.bound <= switch.at;
+            was_promoted_alive(seen, topology)
+                || tick_of_life(seen, topology).is_some_and(ended_before)
+        };
+        let floor = (self.floor > switch.at).then_some(self.floor);
+        let whole = self.pending.is_none_or(|pending| switch.keeps(pending.at))
+            && self.seen.iter().all(|seen| switch.keeps(seen.when.to) || kept(seen));
+        (floor.is_some() || !whole).then(|| Lost { floor, switch: switch.clone() })
     }
 
     /// Turns an answer of the primary into a floor, if the clock has ticked since.
@@ -224,8 +274,8 @@ impl Sight {
     /// Whether a replica is fresh enough, taken that a server is used that was opened in time.
     #[must_use]
     pub fn allows(&self, node: NodeId, topology: &Topology) -> bool {
-        if self.pending.is_some() {
-            return false;
+        if self.pending.is_some() || mutant::is(Mutant::CheckInRead) {
+            return self.pending.is_none();
         }
         let Some(required) = self.required(node, None, topology) else { return false };
         required == Lsn(0)
@@ -236,8 +286,8 @@ impl Sight {
     /// The position that a replica is proved to have at a server that was opened at that moment and answers.
     #[must_use]
     pub fn proof(&self, node: NodeId, opened: Instant, topology: &Topology) -> Option<Lsn> {
-        if self.pending.is_some() {
-            return None;
+        if self.pending.is_some() || mutant::is(Mutant::CheckInRead) {
+            return self.pending.is_none().then_some(self.floor);
         }
         let opened = if mutant::is(Mutant::StaleWatermark) {
             opened.checked_sub(Duration::from_secs(3600)).unwrap_or(opened)
@@ -255,7 +305,7 @@ impl Sight {
     #[must_use]
     pub fn unbounded(&self, topology: &Topology) -> Option<(NodeId, Instant)> {
         let seen = self.seen.iter().find(|seen| bound(seen, topology).is_none())?;
-        Some((seen.node, seen.at))
+        Some((seen.node, seen.when.to))
     }
 
     /// The replicas that were read since the last answer of the primary.
@@ -272,11 +322,10 @@ impl Sight {
         }
         let clock = &topology.node(primary).clock;
         for seen in self.seen.iter().filter(|seen| seen.node != primary) {
-            let ask = Barrier::Ask(seen.node, seen.at);
+            let ask = Barrier::Ask(seen.node, seen.when);
             let latest = clock.latest().filter(|tick| tick.role == Role::Primary);
             let Some(latest) = latest else { return ask };
-            let then = clock.since(seen.at).filter(|tick| tick.role == Role::Primary);
-            if then.is_some_and(|then| latest.snapshot.xmin >= then.next_xid) {
+            if is_shown_by(primary, seen, topology) == Some(true) {
                 continue;
             }
             let Some(shown) = tick_of_life(seen, topology) else { return ask };
@@ -284,13 +333,24 @@ impl Sight {
             if latest.snapshot.has_all_below(shown) {
                 continue;
             }
-            if latest.sent <= seen.at {
+            if latest.sent <= seen.when.to {
                 return ask;
             }
-            return Barrier::Doubts(seen.node, seen.at, latest.snapshot.doubts(shown).collect());
+            let doubts = latest.snapshot.doubts(shown).collect();
+            return Barrier::Doubts(seen.node, seen.when, doubts);
         }
         Barrier::Passes
     }
+}
+
+/// Whether every transaction that had begun when a replica had been read has ended on the primary. `None`:
+/// its clock has not ticked since.
+fn is_shown_by(primary: NodeId, seen: &Seen, topology: &Topology) -> Option<bool> {
+    let clock = &topology.node(primary).clock;
+    let of_primary = |tick: &Arc<Tick>| tick.role == Role::Primary;
+    let then = clock.since(seen.when.to).filter(of_primary)?;
+    let latest = clock.latest().filter(of_primary)?;
+    Some(latest.snapshot.xmin >= then.next_xid)
 }
 
 /// Whether a server of this node, opened at that moment, is one of the life of the replica that was
@@ -298,16 +358,24 @@ impl Sight {
 fn stays(seen: &Seen, node: NodeId, opened: Option<Instant>, topology: &Topology) -> bool {
     let lives_on = |opened| {
         let latest = topology.node(node).clock.latest();
-        latest.is_some_and(|tick| tick.connected <= seen.at && tick.sent > opened)
+        latest.is_some_and(|tick| tick.connected <= seen.when.from && tick.sent > opened)
     };
-    seen.node == node && opened.is_none_or(|opened| opened <= seen.at || lives_on(opened))
+    seen.node == node && opened.is_none_or(|opened| opened <= seen.when.from || lives_on(opened))
 }
 
 /// The first tick of a replica that was sent after the session's last read there, if the replica has
 /// lived from that read to the tick.
-fn tick_of_life(seen: &Seen, topology: &Topology) -> Option<std::sync::Arc<Tick>> {
-    let tick = topology.node(seen.node).clock.since(seen.at)?;
-    (tick.role == Role::Replica && tick.connected <= seen.at).then_some(tick)
+fn tick_of_life(seen: &Seen, topology: &Topology) -> Option<Arc<Tick>> {
+    let tick = topology.node(seen.node).clock.since(seen.when.to)?;
+    (tick.role == Role::Replica && tick.connected <= seen.when.from).then_some(tick)
+}
+
+/// Whether the replica that was read is the primary now, and has lived from the read until it was. One that
+/// restarts goes back, and may be promoted before it is where it was.
+fn was_promoted_alive(seen: &Seen, topology: &Topology) -> bool {
+    let latest = topology.node(seen.node).clock.latest();
+    topology.primary == Some(seen.node)
+        && latest.is_some_and(|tick| tick.role == Role::Primary && tick.connected <= seen.when.from)
 }
 
 /// The position before which lies everything that a replica may have shown: by its own tick, or by
@@ -315,7 +383,7 @@ fn tick_of_life(seen: &Seen, topology: &Topology) -> Option<std::sync::Arc<Tick>
 fn bound(seen: &Seen, topology: &Topology) -> Option<Lsn> {
     let own = tick_of_life(seen, topology).map(|tick| tick.bound);
     own.filter(|bound| *bound != Lsn(u64::MAX)).or_else(|| {
-        let tick = topology.node(topology.primary?).clock.since(seen.at)?;
+        let tick = topology.node(topology.primary?).clock.since(seen.when.to)?;
         (tick.role == Role::Primary).then_some(tick.position)
     })
 }
