@@ -49,6 +49,7 @@ pub struct Report {
     complaints: Vec<Complaint>,
     /// Requests that each node served, by the proxy's own count.
     served: Vec<(String, f64)>,
+    waits: Waits,
     took: Duration,
     broken: Vec<counters::Violation>,
     anomalies: Vec<lists::Violation>,
@@ -81,6 +82,7 @@ impl Cell {
         inflicted.unwrap();
         let (mut counters, mut lists) = histories;
         let after = served(cluster, &proxy).await;
+        let waits = Waits::of(&proxy).await;
         let took = began.elapsed();
         look_again(&direct, &ground, &mut counters, &mut lists).await;
         drop(proxy);
@@ -96,6 +98,7 @@ impl Cell {
         Report {
             cell: self,
             served: served.collect(),
+            waits,
             complaints: ground.complaints(),
             counters,
             lists,
@@ -249,6 +252,36 @@ async fn look_again(
         .collect();
 }
 
+/// How long reads waited for a position, by the proxy's own clock.
+struct Waits {
+    /// How many did.
+    count: f64,
+    /// How many no longer than so many seconds.
+    within: Vec<(f64, f64)>,
+}
+
+/// The longest that a read may wait for a position: `catchup_wait` is 20 ms, and a round trip of the
+/// clock's and the scheduler of a busy machine come on top. What a client sees beyond that is not waiting
+/// but running, which is printed and not judged.
+const LONGEST_WAIT: f64 = 2.5;
+
+impl Waits {
+    async fn of(proxy: &Proxy) -> Self {
+        let metrics = proxy.metrics().await;
+        let count = metrics.sum("causeway_catchup_seconds_count", &[]);
+        let within = metrics.by("causeway_catchup_seconds_bucket", "le");
+        let within = within.filter_map(|(bound, count)| Some((bound.parse().ok()?, count)));
+        let count = count.expect("the proxy tells how long reads waited");
+        Self { count, within: within.collect() }
+    }
+
+    /// The least of the bounds that so large a share of them kept to, in seconds.
+    fn bound(&self, share: f64) -> f64 {
+        let enough = |(_, count): &&(f64, f64)| *count >= self.count * share;
+        self.within.iter().find(enough).map_or(f64::INFINITY, |(bound, _)| *bound)
+    }
+}
+
 /// What the proxy says each node has served: reads of replicas, everything of the primary.
 async fn served(cluster: &Cluster, proxy: &Proxy) -> Vec<(String, f64)> {
     let metrics = proxy.metrics().await;
@@ -338,6 +371,10 @@ impl Report {
             let took = self.latency(share).as_secs_f64() * 1000.0;
             let _ = write!(text, "  {name} < {took:.1}");
         }
+        let _ = write!(text, "\n  {:.0} waited for a position (ms)", self.waits.count);
+        for (name, share) in [("half", 0.5), ("99 %", 0.99), ("all", 1.0)] {
+            let _ = write!(text, "  {name} <= {:.0}", 1000.0 * self.waits.bound(share));
+        }
         text.push_str("; requests by the proxy's count");
         for (node, count) in &self.served {
             let _ = write!(text, "  {node} {count:.0}");
@@ -368,11 +405,14 @@ impl Report {
         text
     }
 
-    /// Nothing was broken, nobody complained, and enough was done.
+    /// Nothing was broken, nobody complained or waited for too long, and enough was done.
     pub fn is_good(&self) -> bool {
         let (reads, writes) = self.counts();
         let enough = reads >= self.cell.goal.reads && writes >= self.cell.goal.writes;
-        self.violations() == 0 && self.complaints().is_empty() && enough
+        self.violations() == 0
+            && self.complaints().is_empty()
+            && self.waits.bound(1.0) <= LONGEST_WAIT
+            && enough
     }
 
     /// Prints the summary, and fails the test over anything that must not be.
@@ -381,10 +421,9 @@ impl Report {
         assert!(self.is_good(), "{}\n{}", self.summary(), self.details());
     }
 
-    /// So many of the reads were on replicas, and none took longer than this.
-    pub fn judge_share(&self, least: f64, longest: Duration) {
+    /// So many of the reads were on replicas.
+    pub fn judge_share(&self, least: f64) {
         assert!(self.share() >= least, "too few reads on replicas: {}", self.summary());
-        assert!(self.latency(1.0) <= longest, "a read stalled: {}", self.summary());
     }
 }
 

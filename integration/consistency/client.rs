@@ -177,6 +177,15 @@ impl Client {
         }
     }
 
+    /// Waits for what is announced on a channel.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub async fn notification(&mut self) -> io::Result<()> {
+        while self.message().await?.0 != b'A' {}
+        Ok(())
+    }
+
     /// The next message, which is left where it is: its kind and length.
     async fn peek(&mut self) -> io::Result<(u8, usize)> {
         while self.unread.len() < 5 {

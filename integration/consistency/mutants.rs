@@ -4,95 +4,42 @@
 //! twice, with the mutant, which must be caught, and without, which must pass.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use causeway::cli::demo::cluster::{Cluster, Node, Stop};
+use causeway::cluster::mutant::Mutant;
 use tokio::time::sleep;
 
 use super::cell::proxy_options;
-use super::client::{Client, Protocol};
-use super::counters::{self, History, Terms};
+use super::counters::{self, History};
 use super::faults::{self, Commit, Fault};
-use super::ground::{Ground, Mix};
-use super::history::Key;
+use super::scene::Scene;
 use super::session::Session;
-use super::world::{Form, Place, Which, schema};
-use crate::harness::{Proxy, ProxyOptions, fresh_database};
+use super::world::{Form, PATIENT, Place, Which};
+use crate::harness::ProxyOptions;
 
-/// A way to be wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    /// Level `eventual` whatever is asked.
-    Eventual,
-    /// `pg_current_wal_lsn()` for `pg_current_wal_insert_lsn()`.
-    WriteLsn,
-    /// A sample that was sent before the commit was acknowledged counts.
-    EarlySample,
-    /// The floor is forgotten after a read.
-    FloorCleared,
-    /// The server's position is asked in the read's own transaction.
-    CheckInRead,
-    /// Nothing is asked of the primary before it serves who has read on a replica.
-    NoBarrier,
-    /// What a replica had replayed counts after it was started again.
-    StaleWatermark,
-}
-
-pub const MUTANTS: [Mutant; 7] = [
-    Mutant::Eventual,
-    Mutant::WriteLsn,
-    Mutant::EarlySample,
-    Mutant::FloorCleared,
-    Mutant::CheckInRead,
-    Mutant::NoBarrier,
-    Mutant::StaleWatermark,
-];
-
-/// A proxy before a cluster, and sessions that do as the scenario says.
-struct Scene<'a> {
-    cluster: &'a Cluster,
-    proxy: Proxy,
-    database: String,
-    ground: Arc<Ground>,
-    sessions: Vec<Terms>,
-    ops: Vec<counters::Op>,
-}
-
-const KEYS: usize = 16;
-
-impl Mutant {
-    /// As `CAUSEWAY_MUTANT` has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Eventual => "eventual",
-            Self::WriteLsn => "write_lsn",
-            Self::EarlySample => "early_sample",
-            Self::FloorCleared => "floor_cleared",
-            Self::CheckInRead => "check_in_read",
-            Self::NoBarrier => "no_barrier",
-            Self::StaleWatermark => "stale_watermark",
-        }
-    }
-
-    /// Plays the scenario that shows it, before the mutant or before the proxy as it should be.
-    pub async fn play(
-        self,
-        cluster: &Cluster,
-        mutated: bool,
-    ) -> (History, Vec<counters::Violation>) {
-        let mut scene = Scene::open(cluster, mutated.then_some(self)).await;
-        let played = match self {
-            Self::Eventual | Self::CheckInRead => scene.far_replicas().await,
-            Self::FloorCleared => scene.uneven_replicas().await,
-            Self::WriteLsn => scene.lazy_wal_writer().await,
-            Self::EarlySample => scene.still_replicas().await,
-            Self::NoBarrier => scene.commit_in_waiting().await,
-            Self::StaleWatermark => scene.replica_reborn().await,
-        };
-        played.expect("no session loses its connection");
-        scene.close().await
-    }
+/// Plays the scenario that shows this fault, before the mutant or before the proxy as it should be.
+pub async fn play(
+    mutant: Mutant,
+    cluster: &Cluster,
+    mutated: bool,
+) -> (History, Vec<counters::Violation>) {
+    let options = match mutant {
+        // Replicas are waited for until they are there: the wait matters, not what comes after it.
+        Mutant::CheckInRead => ProxyOptions { routing: PATIENT, ..proxy_options() },
+        _ => proxy_options(),
+    };
+    let mut scene = Scene::open(cluster, options, mutated.then_some(mutant)).await;
+    let played = match mutant {
+        Mutant::Eventual | Mutant::CheckInRead => scene.far_replicas().await,
+        Mutant::FloorCleared => scene.uneven_replicas().await,
+        Mutant::WriteLsn => scene.lazy_wal_writer().await,
+        Mutant::EarlySample => scene.still_replicas().await,
+        Mutant::NoBarrier => scene.commit_in_waiting().await,
+        Mutant::StaleWatermark => scene.replica_reborn().await,
+    };
+    played.expect("no session loses its connection");
+    scene.close().await
 }
 
 /// A replica shows a commit that the primary does not show yet, and dies.
@@ -100,64 +47,12 @@ pub async fn play_last_words(
     cluster: &Cluster,
     mutant: Option<Mutant>,
 ) -> (History, Vec<counters::Violation>) {
-    let mut scene = Scene::open(cluster, mutant).await;
+    let mut scene = Scene::open(cluster, proxy_options(), mutant).await;
     scene.last_words().await.expect("no session loses its connection");
     scene.close().await
 }
 
-impl<'a> Scene<'a> {
-    async fn open(cluster: &'a Cluster, mutant: Option<Mutant>) -> Self {
-        let database = fresh_database(cluster).await;
-        let direct = cluster.primary().connect(&database).await.unwrap();
-        direct.batch_execute(&schema(KEYS)).await.unwrap();
-        cluster.await_replay().await.unwrap();
-        // No replica is left out for its lag: freshness alone decides.
-        let mut options = ProxyOptions { monitor: "max_lag = \"10min\"", ..proxy_options() };
-        if let Some(mutant) = mutant {
-            options.environment.push(("CAUSEWAY_MUTANT", mutant.name().into()));
-        }
-        let proxy = Proxy::start(cluster, &options).await;
-        proxy.await_catalog(cluster, &database).await;
-        let mix = Mix { reads: 0, placed: 0, tokens: 0, procedures: 0, pause: Duration::ZERO };
-        let ground = Arc::new(Ground::new(mix, KEYS));
-        Self { cluster, proxy, database, ground, sessions: Vec::new(), ops: Vec::new() }
-    }
-
-    /// A session with one counter of its own, which has the session's number.
-    async fn session(&mut self) -> Session {
-        self.connect(Terms::default(), &[]).await
-    }
-
-    /// The same under the key that all such sessions share.
-    async fn session_under_key(&mut self) -> Session {
-        let key = [("causeway.session_key".to_owned(), "user:42".to_owned())];
-        self.connect(Terms { global: false, group: Some(0) }, &key).await
-    }
-
-    async fn connect(&mut self, terms: Terms, parameters: &[(String, String)]) -> Session {
-        let number = self.sessions.len();
-        self.sessions.push(terms);
-        let client = Client::connect(self.proxy.address, &self.database, parameters).await;
-        let own = Key::try_from(number).expect("sessions are few");
-        Session::new(number, client, Protocol::Extended, &[own], Arc::clone(&self.ground))
-    }
-
-    fn ended(&mut self, session: Session) {
-        self.ops.extend(session.into_ops());
-    }
-
-    async fn close(self) -> (History, Vec<counters::Violation>) {
-        let Self { cluster, proxy, ground, sessions, ops, .. } = self;
-        drop(proxy);
-        faults::tidy(cluster).await.unwrap();
-        cluster.await_replay().await.unwrap();
-        let complaints = ground.complaints();
-        assert!(complaints.is_empty(), "{complaints:?}");
-        let history = History { sessions, keys: KEYS, ops };
-        let violations = counters::check(&history);
-        (history, violations)
-    }
-
+impl Scene<'_> {
     /// Replicas 300 ms behind: whoever is sent there sees the past.
     async fn far_replicas(&mut self) -> io::Result<()> {
         for replica in self.cluster.replicas() {

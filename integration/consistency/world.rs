@@ -34,6 +34,9 @@ pub fn schema(keys: usize) -> String {
 /// For `[routing]`.
 pub const VOUCHED: &str = "safe_functions = [\"witness\"]";
 
+/// The same, and replicas are waited for as long as they may need.
+pub const PATIENT: &str = "safe_functions = [\"witness\"]\ncatchup_wait = \"5s\"";
+
 /// Where a read is put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {

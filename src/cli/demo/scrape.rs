@@ -58,6 +58,12 @@ impl Scrape {
         matching.map(|sample| sample.value).reduce(|sum, value| sum + value)
     }
 
+    /// The samples of this name, each with its value of this label, in their order.
+    pub fn by(&self, name: &str, label: &str) -> impl Iterator<Item = (&str, f64)> {
+        let named = self.0.iter().filter(move |sample| sample.name == name);
+        named.filter_map(move |sample| Some((sample.label(label)?, sample.value)))
+    }
+
     /// Of a metric that has one sample per value of `of` and is 1 for the one that holds: that value.
     #[must_use]
     pub fn which(&self, name: &str, labels: &[(&str, &str)], of: &str) -> Option<&str> {
@@ -114,6 +120,8 @@ mod tests {
         assert_eq!(reads(&[("node", "127.0.0.1:1"), ("user", "b")]), Some(4.0));
         assert_eq!(reads(&[("node", "127.0.0.1:3")]), None);
         assert_eq!(scrape.sum("causeway_clients", &[]), Some(12.0));
+        let states: Vec<_> = scrape.by("causeway_node_state", "state").collect();
+        assert_eq!(states, [("up", 0.0), ("ejected", 1.0)]);
     }
 
     #[test]
