@@ -1,10 +1,14 @@
 //! What a failover has lost is said: to the sessions that had it, in the log, and in the metrics.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use causeway::cli::demo::cluster::Stop;
+use causeway::cli::demo::cluster::{Cluster, Stop};
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::harness::{Proxy, ProxyOptions, await_until, fresh_database, own_cluster};
@@ -29,6 +33,22 @@ async fn client_with_notices(
     (client, notices)
 }
 
+/// From here on nothing reaches a replica.
+async fn cut_off_replicas(cluster: &Cluster) {
+    for replica in cluster.replicas() {
+        replica.execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
+        replica.execute("SELECT pg_reload_conf()").await.unwrap();
+    }
+    let receivers = "SELECT pid FROM pg_stat_wal_receiver";
+    for replica in cluster.replicas() {
+        let direct = replica.connect("postgres").await.unwrap();
+        await_until("the receiver has stopped", async || {
+            direct.query(receivers, &[]).await.unwrap().is_empty()
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_promotion_has_lost_is_told_to_whom_it_concerns() {
     let cluster = own_cluster();
@@ -47,19 +67,7 @@ async fn what_a_promotion_has_lost_is_told_to_whom_it_concerns() {
     assert!(position(&keeper).await);
     cluster.await_replay().await.unwrap();
 
-    // From here on nothing reaches a replica.
-    for replica in cluster.replicas() {
-        replica.execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
-        replica.execute("SELECT pg_reload_conf()").await.unwrap();
-    }
-    let receivers = "SELECT pid FROM pg_stat_wal_receiver";
-    for replica in cluster.replicas() {
-        let direct = replica.connect("postgres").await.unwrap();
-        await_until("the receiver has stopped", async || {
-            direct.query(receivers, &[]).await.unwrap().is_empty()
-        })
-        .await;
-    }
+    cut_off_replicas(&cluster).await;
     loser.batch_execute("INSERT INTO kept VALUES (3)").await.unwrap();
     assert!(position(&loser).await, "the acknowledged write has a position");
 
@@ -84,4 +92,158 @@ async fn what_a_promotion_has_lost_is_told_to_whom_it_concerns() {
     assert_eq!(*untold.lock().unwrap(), [], "all that this one wrote is there");
     assert!((proxy.metric("causeway_lost_history_total", None).await - 1.0).abs() < 0.1);
     assert!(proxy.log().contains("a failover has lost what a session had written or read"));
+}
+
+const COUNTERS: usize = 8;
+
+/// Counts its own counter up and reads it and its neighbour's, until it is told to stop.
+struct Counting {
+    own: usize,
+    client: Client,
+    notices: Arc<Mutex<Vec<(String, String)>>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What it did and was told.
+struct Counted {
+    own: usize,
+    /// The last value whose write was acknowledged.
+    acknowledged: i64,
+    /// What it was told of lost history.
+    told: Vec<String>,
+    /// Reads that were older than what was written or seen before, and nothing was said.
+    broken: Vec<String>,
+    reads: usize,
+    writes: usize,
+}
+
+impl Counting {
+    async fn work(self) -> Counted {
+        let mut floors = [0_i64; COUNTERS];
+        let (mut value, mut told) = (0_i64, 0);
+        let mut done = Counted {
+            own: self.own,
+            acknowledged: 0,
+            told: Vec::new(),
+            broken: Vec::new(),
+            reads: 0,
+            writes: 0,
+        };
+        loop {
+            // The last round is after the stop: by then everything has been said.
+            let last = self.stop.load(Ordering::Relaxed);
+            value += 1;
+            let write = format!("UPDATE counters SET value = {value} WHERE key = {}", self.own);
+            if !last && self.client.batch_execute(&write).await.is_ok() {
+                (done.acknowledged, floors[self.own]) = (value, value);
+                done.writes += 1;
+            }
+            for key in [self.own, (self.own + 1) % COUNTERS] {
+                let read = format!("SELECT value FROM counters WHERE key = {key}");
+                let Ok(row) = self.client.query_one(&read, &[]).await else { continue };
+                let seen: i64 = row.get(0);
+                let notices = self.notices.lock().unwrap().len();
+                if notices > told {
+                    (floors, told) = ([0; COUNTERS], notices);
+                }
+                if seen < floors[key] {
+                    let floor = floors[key];
+                    done.broken.push(format!("{}: {key} was {floor}, is {seen}", self.own));
+                }
+                floors[key] = seen;
+                done.reads += 1;
+            }
+            if last {
+                break;
+            }
+        }
+        let notices = self.notices.lock().unwrap();
+        done.told = notices.iter().map(|(sqlstate, text)| format!("{sqlstate} {text}")).collect();
+        done
+    }
+}
+
+/// Sessions count while the primary is killed and a replica promoted; tells what each did, and what the
+/// new primary has.
+async fn count_over_a_promotion(synchronous: bool) -> Vec<(Counted, i64)> {
+    let cluster = own_cluster();
+    let database = fresh_database(&cluster).await;
+    let proxy = Proxy::start(&cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(&cluster, &database).await;
+    let client = proxy.connect(&database).await;
+    let table = "CREATE TABLE counters (key int PRIMARY KEY, value bigint NOT NULL DEFAULT 0)";
+    client.batch_execute(table).await.unwrap();
+    let rows = format!("INSERT INTO counters SELECT generate_series(0, {COUNTERS} - 1)");
+    client.batch_execute(&rows).await.unwrap();
+    if synchronous {
+        for setting in [
+            "synchronous_standby_names = 'FIRST 2 (replica1, replica2)'",
+            "synchronous_commit = 'remote_apply'",
+        ] {
+            let set = format!("ALTER SYSTEM SET {setting}");
+            cluster.primary().execute(&set).await.unwrap();
+        }
+        cluster.primary().execute("SELECT pg_reload_conf()").await.unwrap();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut sessions = JoinSet::new();
+    for own in 0..COUNTERS {
+        let (client, notices) = client_with_notices(&proxy, &database).await;
+        sessions.spawn(Counting { own, client, notices, stop: stop.clone() }.work());
+    }
+    sleep(Duration::from_secs(1)).await;
+    if !synchronous {
+        cut_off_replicas(&cluster).await;
+        sleep(Duration::from_millis(500)).await;
+    }
+    tokio::task::block_in_place(|| cluster.primary().stop(Stop::Kill)).unwrap();
+    proxy.await_state(cluster.primary(), "down").await;
+    let heir = &cluster.replicas()[0];
+    heir.promote().await.unwrap();
+    await_until("there is a primary", async || {
+        proxy.get("/readyz").await.is_some_and(|(status, _)| status == 200)
+    })
+    .await;
+    sleep(Duration::from_secs(1)).await;
+    stop.store(true, Ordering::Relaxed);
+    let counted = sessions.join_all().await;
+    let direct = heir.connect(&database).await.unwrap();
+    let mut left = Vec::new();
+    for counted in counted {
+        let key = i32::try_from(counted.own).unwrap();
+        let row = direct.query_one("SELECT value FROM counters WHERE key = $1", &[&key]).await;
+        left.push((counted, row.unwrap().get(0)));
+    }
+    let sum = |what: fn(&Counted) -> usize| left.iter().map(|(one, _)| what(one)).sum::<usize>();
+    println!(
+        "{} reads, {} writes, {} sessions told",
+        sum(|one| one.reads),
+        sum(|one| one.writes),
+        sum(|one| usize::from(!one.told.is_empty())),
+    );
+    left
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_under_load_takes_nothing_back_unsaid() {
+    for (counted, _) in count_over_a_promotion(false).await {
+        assert_eq!(counted.broken, Vec::<String>::new(), "told: {:?}", counted.told);
+        // Written when nothing reached the replicas any more, and acknowledged.
+        assert!(!counted.told.is_empty(), "session {} was told nothing", counted.own);
+        assert!(counted.told.iter().all(|told| told.starts_with("01000")), "{:?}", counted.told);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_synchronous_standbys_have_confirmed_survives_a_promotion() {
+    for (counted, left) in count_over_a_promotion(true).await {
+        assert_eq!(counted.broken, Vec::<String>::new(), "told: {:?}", counted.told);
+        assert!(
+            counted.acknowledged > 0 && left >= counted.acknowledged,
+            "session {}",
+            counted.own
+        );
+        let lost = counted.told.iter().find(|told| told.contains("has lost"));
+        assert_eq!(lost, None, "session {}", counted.own);
+    }
 }
