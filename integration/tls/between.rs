@@ -136,6 +136,7 @@ fn forged(authority: &Authority) -> Arc<ServerConfig> {
         certificate: Some(certificate),
         key: Some(key),
         client_root: None,
+        client_crl: None,
         names: Vec::new(),
     };
     Acceptor::load(&settings).unwrap().unwrap().config().clone()

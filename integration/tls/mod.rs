@@ -4,6 +4,7 @@
 mod between;
 mod drivers;
 mod nodes;
+mod revocation;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,7 @@ fn connector(mode: NodeTlsMode, root: Option<&Path>, identity: Option<&Identity>
     let settings = NodeTls {
         mode,
         root: root.map(Path::to_owned),
+        crl: None,
         certificate: identity.map(|identity| identity.certificate.clone()),
         key: identity.map(|identity| identity.key.clone()),
     };

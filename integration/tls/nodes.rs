@@ -49,7 +49,7 @@ async fn own_offering() -> Offering {
 }
 
 /// Puts files into the node's data directory, by its own hands, and turns TLS on.
-async fn offer(node: &Node, identity: &Identity, root: &Path) {
+pub async fn offer(node: &Node, identity: &Identity, root: &Path) {
     let client = node.connect("postgres").await.unwrap();
     let write = async |text: &str, program: &str| {
         let rows = format!("SELECT unnest(string_to_array($pem${text}$pem$, E'\\n'))");

@@ -195,7 +195,7 @@ pub enum Complaint {
     #[error(
         "is not looked at with mode = \"{mode}\"; take it out, or choose verify-ca or verify-full"
     )]
-    RootWithoutVerifying { mode: &'static str },
+    WithoutVerifying { mode: &'static str },
     #[error("does nothing; give it a target, a max_lag, a consistency or a timeout")]
     RuleWithoutEffect,
     #[error("\"{text}\" is not a target; write primary, replica, node:NAME or zone:NAME")]

@@ -185,6 +185,7 @@ pub struct TlsSection {
     pub certificate: Key<String>,
     pub key: Key<String>,
     pub client_root: Key<String>,
+    pub client_crl: Key<String>,
     pub name: Vec<Spanned<CertificateNameTable>>,
 }
 
@@ -204,6 +205,7 @@ pub struct CertificateNameTable {
 pub struct NodeTlsSection {
     pub mode: Key<OneOf<NodeTlsMode>>,
     pub root: Key<String>,
+    pub crl: Key<String>,
     pub certificate: Key<String>,
     pub key: Key<String>,
 }

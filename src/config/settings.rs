@@ -391,6 +391,8 @@ pub struct Tls {
     pub key: Option<PathBuf>,
     /// Whose certificates clients may show; there if the mode is `VerifyFull`.
     pub client_root: Option<PathBuf>,
+    /// Which of them are believed no more; only with the roots.
+    pub client_crl: Option<PathBuf>,
     /// `[[tls.name]]`: who may log in as whom; empty: a certificate's common name is its user.
     pub names: Vec<CertificateName>,
 }
@@ -424,6 +426,8 @@ pub struct NodeTls {
     pub mode: NodeTlsMode,
     /// Whose certificates nodes must show; there in the modes that verify, and only there.
     pub root: Option<PathBuf>,
+    /// Which of them are believed no more; only with the root.
+    pub crl: Option<PathBuf>,
     /// The certificate that nodes are shown, in PEM.
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM; there with the certificate.

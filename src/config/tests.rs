@@ -113,13 +113,15 @@ fn what_the_file_may_say_besides() {
     let tls = with(
         "[pool]",
         "[tls]\nmode = \"verify-full\"\ncertificate = \"c\"\nkey = \"/k\"\nclient_root = \"r\"\n\
-         [[tls.name]]\ncertificate = \"web\"\nuser = \"app\"\n[node_tls]\nmode = \"verify-ca\"\n\
-         root = \"n\"\n[pool]",
+         client_crl = \"rl\"\n[[tls.name]]\ncertificate = \"web\"\nuser = \"app\"\n[node_tls]\nmode = \"verify-ca\"\n\
+         root = \"n\"\ncrl = \"/nl\"\n[pool]",
     )
     .unwrap();
     assert_eq!(tls.tls.mode, TlsMode::VerifyFull);
     assert_eq!(tls.tls.certificate.as_deref(), Some(Path::new("/base/c")));
     assert_eq!(tls.tls.key.as_deref(), Some(Path::new("/k")));
+    assert_eq!(tls.tls.client_crl.as_deref(), Some(Path::new("/base/rl")));
+    assert_eq!(tls.node_tls.crl.as_deref(), Some(Path::new("/nl")));
     assert_eq!(tls.tls.names[0].user, "app");
     assert_eq!(tls.node_tls.mode, NodeTlsMode::VerifyCa);
     assert_eq!(lag.tls.mode, TlsMode::Disable);
@@ -256,6 +258,16 @@ const REFUSED: &[(&str, &str, &str)] = &[
         "[pool]",
         "[node_tls]\nmode = \"require\"\nroot = \"r\"\n[pool]",
         "node_tls.root: is not looked at with mode = \"require\"; take it out, or choose verify-ca",
+    ),
+    (
+        "[pool]",
+        "[tls]\nmode = \"allow\"\ncertificate = \"c\"\nkey = \"k\"\nclient_crl = \"l\"\n[pool]",
+        "line 23: tls.client_root: is missing",
+    ),
+    (
+        "[pool]",
+        "[node_tls]\ncrl = \"l\"\n[pool]",
+        "line 20: node_tls.crl: is not looked at with mode = \"prefer\"; take it out",
     ),
     ("[pool]", "[node_tls]\nkey = \"k\"\n[pool]", "line 20: node_tls.certificate: is missing"),
     ("[pool]", "[pool", "line 19: not valid TOML"),

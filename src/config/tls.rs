@@ -39,9 +39,12 @@ impl Reader<'_> {
             mode != TlsMode::Disable,
         );
         let client_root = self.path("tls.client_root", section.client_root);
-        if mode == TlsMode::VerifyFull && client_root.is_none() {
+        let crl_span = section.client_crl.span.clone();
+        let client_crl = self.path("tls.client_crl", section.client_crl);
+        if client_root.is_none() && (mode == TlsMode::VerifyFull || client_crl.is_some()) {
+            let place = if client_crl.is_some() { &crl_span } else { &mode_span };
             let example = "client_root = \"clients.crt\"";
-            self.complain("tls.client_root", &mode_span, Complaint::Missing { example });
+            self.complain("tls.client_root", place, Complaint::Missing { example });
         }
         let mut names = Vec::with_capacity(section.name.len());
         for table in section.name {
@@ -58,27 +61,33 @@ impl Reader<'_> {
                 names.push(CertificateName { certificate, user });
             }
         }
-        Tls { mode, certificate, key, client_root, names }
+        Tls { mode, certificate, key, client_root, client_crl, names }
     }
 
     pub(super) fn node_tls(&mut self, section: NodeTlsSection) -> NodeTls {
         let mode_span = section.mode.span.clone();
-        let root_span = section.root.span.clone();
+        let (root_span, crl_span) = (section.root.span.clone(), section.crl.span.clone());
         let mode = self.word("node_tls.mode", section.mode, NodeTlsMode::Prefer);
         let root = self.path("node_tls.root", section.root);
+        let crl = self.path("node_tls.crl", section.crl);
         let verifies = matches!(mode, NodeTlsMode::VerifyCa | NodeTlsMode::VerifyFull);
         if verifies && root.is_none() {
             let example = "root = \"nodes.crt\"";
             self.complain("node_tls.root", &mode_span, Complaint::Missing { example });
-        } else if !verifies && root.is_some() {
-            let word = NodeTlsMode::WORDS.iter().find(|(_, meaning)| *meaning == mode);
-            let complaint =
-                Complaint::RootWithoutVerifying { mode: word.map_or("", |word| word.0) };
-            self.complain("node_tls.root", &root_span, complaint);
+        }
+        for (name, given, span) in
+            [("node_tls.root", &root, &root_span), ("node_tls.crl", &crl, &crl_span)]
+        {
+            if !verifies && given.is_some() {
+                let word = NodeTlsMode::WORDS.iter().find(|(_, meaning)| *meaning == mode);
+                let complaint =
+                    Complaint::WithoutVerifying { mode: word.map_or("", |word| word.0) };
+                self.complain(name, span, complaint);
+            }
         }
         let (certificate, key) =
             self.identity("node_tls", section.certificate, section.key, &mode_span, false);
-        NodeTls { mode, root, certificate, key }
+        NodeTls { mode, root, crl, certificate, key }
     }
 
     /// A certificate and its key: both or neither, and both if they are needed.

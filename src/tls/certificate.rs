@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
@@ -99,7 +99,7 @@ impl<'a> Certificate<'a> {
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn peek(&self) -> Option<u8> {
+    pub(super) fn peek(&self) -> Option<u8> {
         self.0.first().copied()
     }
 
@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A time: `YYMMDDhhmmssZ` or `YYYYMMDDhhmmssZ`.
-    fn time(&mut self) -> Option<SystemTime> {
+    pub(super) fn time(&mut self) -> Option<SystemTime> {
         let (tag, text) = self.next()?;
         let digits = text.strip_suffix(b"Z")?;
         if !digits.iter().all(u8::is_ascii_digit) {

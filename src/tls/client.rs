@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
-use rustls::client::Resumption;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::verify::{NodeVerifier, Trust};
-use super::{ALPN, Identity, TlsError, certificates, provider, roots};
+use super::{ALPN, Identity, TlsError, certificates, provider, revocation, roots};
 use crate::config::settings::{Address, NodeTls, NodeTlsMode};
+
+const CRL: &str = "node_tls.crl";
 
 /// How nodes are spoken to. Cheap to clone; equal to another that was made of the same files.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +32,7 @@ struct Inner {
 struct MadeOf {
     settings: NodeTls,
     roots: Vec<CertificateDer<'static>>,
+    crl: Vec<CertificateRevocationListDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -73,11 +76,28 @@ impl Connector {
             NodeTlsMode::VerifyFull => (true, true),
         };
         let provider = provider();
+        let crl = match &settings.crl {
+            Some(path) => revocation::lists(CRL, path)?,
+            None => Vec::new(),
+        };
         let (found, trust) = match &settings.root {
             Some(path) => {
                 let found = certificates("node_tls.root", path)?;
-                let roots = roots("node_tls.root", &found, path)?;
-                let trust = Trust { roots, pinned: found.clone(), names };
+                let roots = Arc::new(roots("node_tls.root", &found, path)?);
+                let revocation = match &settings.crl {
+                    Some(path) => Some(
+                        WebPkiServerVerifier::builder_with_provider(
+                            roots.clone(),
+                            provider.clone(),
+                        )
+                        .with_crls(crl.iter().cloned())
+                        .enforce_revocation_expiration()
+                        .build()
+                        .map_err(|error| revocation::unusable(CRL, path, error))?,
+                    ),
+                    None => None,
+                };
+                let trust = Trust { roots, revocation, pinned: found.clone(), names };
                 (found, Some(trust))
             }
             None => (Vec::new(), None),
@@ -106,7 +126,7 @@ impl Connector {
         };
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
-        let made_of = MadeOf { settings: settings.clone(), roots: found, chain };
+        let made_of = MadeOf { settings: settings.clone(), roots: found, crl, chain };
         Ok(Self(Some(Arc::new(Inner { required, config: Arc::new(config), made_of }))))
     }
 

@@ -1,7 +1,7 @@
 //! TLS toward clients and toward nodes, through rustls.
 //!
 //! Owns the keys and certificates that the file names ([`server`] for clients, [`client`] for nodes),
-//! the judgement of a peer's certificate, channel binding, and the stream that encrypts. Opens no socket
+//! the judgement of a peer's certificate (with [`revocation`] lists), channel binding, and the stream that encrypts. Opens no socket
 //! and says nothing of PostgreSQL's own negotiation, which is the logins'. Invariants: what is loaded
 //! has been checked (a key fits its certificate, a root is a root); no session is resumed and no early
 //! data is taken, as with PostgreSQL; secrets never show in `Debug` or in an error.
@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod channel_binding;
 pub mod client;
 mod connector;
+pub mod revocation;
 pub mod server;
 pub mod stream;
 mod verify;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::RootCertStore;
+use rustls::client::VerifierBuilderError;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -84,6 +86,29 @@ pub enum TlsError {
         /// What rustls says.
         #[source]
         source: Box<rustls::Error>,
+    },
+    /// A list of revoked certificates that cannot be used.
+    #[error("{key}: a list in {} cannot be used: {source}", path.display())]
+    RevocationList {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What rustls says.
+        #[source]
+        source: Box<VerifierBuilderError>,
+    },
+    /// A list of revoked certificates in a form of before 1999: what OpenSSL writes unless it is told to put in
+    /// extensions.
+    #[error(
+        "{key}: a list in {} is of version 1, and must be of version 2 (openssl ca: set crl_extensions)",
+        path.display()
+    )]
+    OldRevocationList {
+        /// The key of the configuration that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
     },
     /// What was loaded does not make a configuration.
     #[error("{section}: TLS cannot be set up: {source}")]

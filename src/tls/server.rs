@@ -3,16 +3,20 @@
 //! An [`Acceptor`] is made of `[tls]` at start and at each reload, and is immutable: a connection keeps
 //! the one that it began with.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{CommonState, RootCertStore, ServerConfig};
 
 use super::certificate::Certificate;
-use super::{ALPN, Identity, TlsError, certificates, channel_binding, provider, roots};
+use super::{ALPN, Identity, TlsError, certificates, channel_binding, provider, revocation, roots};
 use crate::config::settings::{CertificateName, Tls, TlsMode};
+
+const CLIENT_CRL: &str = "tls.client_crl";
 
 /// What clients are offered.
 #[derive(Debug)]
@@ -47,8 +51,12 @@ impl Acceptor {
             }
             None => None,
         };
+        let verifier = match client_roots {
+            Some(roots) => verifier(&provider, roots, settings.client_crl.as_deref())?,
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
         let resolver = Arc::new(SingleCertAndKey::from(key));
-        let config = configure(provider, resolver, client_roots)?;
+        let config = configure(provider, resolver, verifier)?;
         Ok(Some(Self {
             mode: settings.mode,
             config: Arc::new(config),
@@ -100,22 +108,30 @@ pub fn common_name(agreed: &CommonState) -> Option<&str> {
     Certificate::parse(agreed.peer_certificates()?.first()?)?.common_name()
 }
 
+/// Who judges the certificates that clients show.
+fn verifier(
+    provider: &Arc<CryptoProvider>,
+    roots: RootCertStore,
+    crl: Option<&Path>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    // Who needs a certificate and has none hears of it in PostgreSQL's words, not in an alert.
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated();
+    let Some(path) = crl else {
+        return builder.build().map_err(|error| setup(rustls::Error::General(error.to_string())));
+    };
+    builder
+        .with_crls(revocation::lists(CLIENT_CRL, path)?)
+        .enforce_revocation_expiration()
+        .build()
+        .map_err(|error| revocation::unusable(CLIENT_CRL, path, error))
+}
+
 fn configure(
     provider: Arc<CryptoProvider>,
     resolver: Arc<SingleCertAndKey>,
-    client_roots: Option<RootCertStore>,
+    verifier: Arc<dyn ClientCertVerifier>,
 ) -> Result<ServerConfig, TlsError> {
-    let setup = |source| TlsError::Setup { section: "tls", source: Box::new(source) };
-    let verifier = match client_roots {
-        // Who needs a certificate and has none hears of it in PostgreSQL's words, not in an alert.
-        Some(roots) => {
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| setup(rustls::Error::General(error.to_string())))?
-        }
-        None => WebPkiClientVerifier::no_client_auth(),
-    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(setup)?
@@ -125,4 +141,8 @@ fn configure(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
+}
+
+fn setup(source: rustls::Error) -> TlsError {
+    TlsError::Setup { section: "tls", source: Box::new(source) }
 }

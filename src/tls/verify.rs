@@ -3,13 +3,17 @@
 //! The chain is rustls's to verify. Beside it, two habits of PostgreSQL's world are kept: a certificate
 //! that stands itself in the root file is trusted as itself (self-signed ones usually carry the mark of
 //! an authority, which a server's may not), and one without `subjectAltName` is known by its common name.
+//! What stands in the root file is taken back by taking it out: no list is asked about it.
 //!
 //! Source: libpq's `fe-secure-common.c` (`pq_verify_peer_name_matches_certificate`).
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{
+    WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
+};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -21,7 +25,9 @@ use super::certificate::Certificate;
 #[derive(Debug)]
 pub(super) struct Trust {
     /// Authorities.
-    pub(super) roots: RootCertStore,
+    pub(super) roots: Arc<RootCertStore>,
+    /// The same authorities with the lists of what they have taken back, if there are any.
+    pub(super) revocation: Option<Arc<WebPkiServerVerifier>>,
     /// The same file's certificates, as they are.
     pub(super) pinned: Vec<CertificateDer<'static>>,
     /// Whether the certificate must also be for the node's name.
@@ -63,6 +69,15 @@ impl ServerCertVerifier for NodeVerifier {
                 now,
                 self.algorithms.all,
             )?;
+            if let Some(lists) = &trust.revocation {
+                not_revoked(lists.verify_server_cert(
+                    end_entity,
+                    intermediates,
+                    server_name,
+                    &[],
+                    now,
+                ))?;
+            }
         }
         if trust.names
             && let Err(error) = verify_server_name(&parsed, server_name)
@@ -93,6 +108,18 @@ impl ServerCertVerifier for NodeVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// The judgement of rustls's own verifier, which knows the lists, less that of the name, which follows
+/// other rules here.
+fn not_revoked(judged: Result<ServerCertVerified, Error>) -> Result<(), Error> {
+    use CertificateError::{NotValidForName, NotValidForNameContext};
+    match judged {
+        Ok(_) | Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -49,6 +49,7 @@ impl Made {
             certificate: Some(self.path("crt")),
             key: Some(self.path("key")),
             client_root: Some(self.path("crt")),
+            client_crl: None,
             names: Vec::new(),
         };
         Acceptor::load(&settings).unwrap().unwrap()
@@ -61,7 +62,7 @@ impl Made {
 
 fn connector(mode: NodeTlsMode, root: Option<&Path>) -> Connector {
     let root = root.map(Path::to_owned);
-    Connector::load(&NodeTls { mode, root, certificate: None, key: None }).unwrap()
+    Connector::load(&NodeTls { mode, root, crl: None, certificate: None, key: None }).unwrap()
 }
 
 async fn entrance(files: &Made, mode: TlsMode) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {

@@ -10,7 +10,10 @@ use crate::tls::{self, Acceptor, Connector};
 
 /// A certificate that ends sooner is told of.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-const DAY: u64 = 24 * 60 * 60;
+/// A revocation list that ends sooner is told of; they are renewed more often.
+const LIST_SOON: Duration = Duration::from_secs(2 * DAY);
+const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
 
 /// What is asked of clients and of nodes, in the file's words.
 pub fn summary(settings: &Settings) -> String {
@@ -52,6 +55,13 @@ pub fn load(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Connecto
             findings.extend(ending(key, path, SystemTime::now()));
         }
     }
+    for (key, path) in
+        [("tls.client_crl", &settings.tls.client_crl), ("node_tls.crl", &settings.node_tls.crl)]
+    {
+        if let Some(path) = path {
+            findings.extend(list_ending(key, path, SystemTime::now()));
+        }
+    }
     for (key, path) in [("tls.key", &settings.tls.key), ("node_tls.key", &settings.node_tls.key)] {
         if let Some(path) = path {
             findings.extend(open_to_all(key, path));
@@ -86,6 +96,26 @@ fn ending(key: &str, path: &Path, now: SystemTime) -> Option<Finding> {
             "{key}: the certificate in {} expires in {} days; renew it, then reload",
             path.display(),
             left.as_secs() / DAY
+        ))),
+        Ok(_) => None,
+    }
+}
+
+/// A list that is over, or soon will be: then no certificate of its authority's is believed.
+fn list_ending(key: &str, path: &Path, now: SystemTime) -> Option<Finding> {
+    let until = tls::revocation::valid_until(path)?;
+    match until.duration_since(now) {
+        Err(past) => Some(Finding::wrong(format!(
+            "{key}: a list in {} was to be replaced {} days ago, and whom its authority has signed is \
+             refused; get the new one, then reload",
+            path.display(),
+            past.duration().as_secs() / DAY
+        ))),
+        Ok(left) if left < LIST_SOON => Some(Finding::note(format!(
+            "{key}: a list in {} ends in {} hours, and then whom its authority has signed is refused; get \
+             the new one, then reload",
+            path.display(),
+            left.as_secs() / HOUR
         ))),
         Ok(_) => None,
     }
