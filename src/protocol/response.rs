@@ -19,6 +19,12 @@ use super::frame::{self, HEADER};
 
 /// Largest answer other than data that is looked at whole, in bytes.
 const LARGEST_REPORT: usize = 16 << 20;
+/// The bytes of a process id, with which a notification begins.
+const PROCESS_ID: usize = 4;
+/// So much of what a server reports of its settings is kept within one exchange, in bytes.
+const REPORTED_MOST: usize = 1 << 20;
+/// What a setting counts for beside its text.
+const REPORT_COST: usize = 64;
 
 /// One message that was sent and that the server will answer.
 #[derive(Debug, Clone, Copy)]
@@ -65,8 +71,6 @@ pub enum Event {
     Done(u32),
     /// The server reported a setting.
     Parameter(Box<[u8]>, Box<[u8]>),
-    /// A NotificationResponse went to the client.
-    Notified,
 }
 
 /// What the client sees of one of the statements of a simple query to which Causeway has added some.
@@ -122,6 +126,9 @@ pub enum ResponseError {
     /// An answer to nothing that was sent.
     #[error("the server sent a message of type {0:?} that nothing asked for")]
     Unexpected(char),
+    /// More and longer settings than any server has.
+    #[error("the server reported more than {REPORTED_MOST} bytes of settings at once")]
+    Reports,
 }
 
 /// The state of one server's answers.
@@ -144,6 +151,8 @@ pub struct Responses {
     shown: bool,
     /// What the answers completed, in order.
     events: Vec<Event>,
+    /// What the settings among these take, in bytes.
+    reported: usize,
     status: u8,
     in_copy: bool,
     /// Nothing more of this exchange is shown.
@@ -182,6 +191,7 @@ impl Default for Responses {
             committed: false,
             shown: false,
             events: Vec::new(),
+            reported: 0,
             status: b'I',
             in_copy: false,
             hidden: false,
@@ -234,6 +244,7 @@ impl Responses {
         self.veil.clear();
         self.answered = false;
         self.events.clear();
+        self.reported = 0;
     }
 
     /// The client's simple query of this exchange is sent with statements of Causeway's own in it.
@@ -376,6 +387,7 @@ impl Responses {
 
     /// What the answers completed since the exchange began.
     pub fn events(&mut self) -> std::vec::Drain<'_, Event> {
+        self.reported = 0;
         self.events.drain(..)
     }
 
@@ -553,12 +565,13 @@ impl Responses {
                 if let Some((name, rest)) = frame::cstr(body)
                     && let Some((value, _)) = frame::cstr(rest)
                 {
-                    self.events.push(Event::Parameter(name.into(), value.into()));
+                    self.on_report(name, value)?;
                 }
             }
+            // Without the process id that is to be named anew it is none.
+            b'A' if body.len() < PROCESS_ID => return Err(ResponseError::Unexpected('A')),
             b'A' => {
                 self.notifiers.push(self.scanned + HEADER);
-                self.events.push(Event::Notified);
             }
             b'G' => {
                 self.committed = true;
@@ -577,6 +590,24 @@ impl Responses {
             _ => return Err(ResponseError::Unexpected(char::from(kind))),
         }
         Ok(None)
+    }
+
+    /// A setting was reported. A server may do so any number of times before an exchange is over, so only
+    /// its last word on each is kept.
+    fn on_report(&mut self, name: &[u8], value: &[u8]) -> Result<(), ResponseError> {
+        let known = self.events.iter_mut().find_map(|event| match event {
+            Event::Parameter(known, value) if **known == *name => Some(value),
+            _ => None,
+        });
+        if let Some(known) = known {
+            self.reported -= known.len();
+            *known = value.into();
+        } else {
+            self.reported += name.len() + REPORT_COST;
+            self.events.push(Event::Parameter(name.into(), value.into()));
+        }
+        self.reported += value.len();
+        if self.reported > REPORTED_MOST { Err(ResponseError::Reports) } else { Ok(()) }
     }
 
     fn complete_execute(&mut self) {
@@ -826,6 +857,35 @@ mod tests {
         assert_eq!(input[*at..*at + 4], [0, 0, 0, 7]);
         responses.flushed();
         assert!(responses.notifiers().is_empty());
+
+        for short in [&b""[..], b"\0\0\0"] {
+            let mut responses = pipeline(&[Sent::Query]);
+            let refused = responses.scan(&message(b'A', short), |_| false);
+            assert_eq!(refused, Err(ResponseError::Unexpected('A')), "{short:?}");
+        }
+    }
+
+    #[test]
+    fn reports_are_bounded_however_many_there_are() {
+        let mut responses = pipeline(&[Sent::Query]);
+        let mut hear = |name: &str, value: &str| {
+            let report = message(b'S', format!("{name}\0{value}\0").as_bytes());
+            let scanned = responses.scan(&report, |_| false);
+            responses.flushed();
+            scanned
+        };
+        for round in 0..100_000 {
+            assert_eq!(hear("application_name", &round.to_string()), Ok(Progress::More));
+        }
+        for round in 0..200 {
+            assert_eq!(hear("search_path", &"x".repeat(round * 1000)), Ok(Progress::More));
+        }
+        let refused = (0..100_000).find_map(|number| hear(&format!("x.{number}"), "").err());
+        assert_eq!(refused, Some(ResponseError::Reports));
+        let last = Event::Parameter((*b"application_name").into(), (*b"99999").into());
+        let events: Vec<_> = responses.events().collect();
+        assert_eq!(events[0], last);
+        assert!(events.len() < 20_000, "{}", events.len());
     }
 
     #[test]

@@ -58,7 +58,6 @@ impl Machine {
             match event {
                 Event::Parameter(name, value) => self.on_parameter(&name, &value),
                 Event::Done(tag) => self.on_done(tag as usize, server),
-                Event::Notified => {}
             }
         }
         self.close_books(server);

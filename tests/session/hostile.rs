@@ -85,6 +85,20 @@ const NONSENSE: &[&[u8]] = &[
     b"W\0\0\0\x07\0\0\0",
     b"R\0\0\0\x08\0\0\0\0",
     b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"T\0\0\0\x06\xff\xffD\0\0\0\x06\xff\xff",
+    b"S\0\0\0\x05\0",
+    b"S\0\0\0\x08abcd",
+    b"A\0\0\0\x04",
+    b"A\0\0\0\x08\0\0\0\x01",
+    b"N\0\0\0\x04",
+    b"I\0\0\0\x04I\0\0\0\x04",
+    b"H\0\0\0\x07\0\0\0d\0\0\0\x03",
+    b"V\0\0\0\x04",
+    b"t\0\0\0\x06\x7f\xff",
+    b"n\0\0\0\x04Z\0\0\0\x06II",
+    b"s\0\0\0\x04",
+    b"K\0\0\0\x0c\0\0\0\x01\0\0\0\x01",
+    b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0",
 ];
 
 #[tokio::test(start_paused = true)]
@@ -195,6 +209,28 @@ async fn an_answer_cut_anywhere_is_no_answer() {
             tokio::time::advance(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// Reports of settings without end, all at once, are more than any server has to say: it is lost, and what it
+/// said of itself is not kept.
+#[tokio::test]
+async fn endless_reports_are_not_kept() {
+    let mut bed = Bed::start(0).await;
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("delete from t").await;
+    primary.hears("delete from t").await;
+    let flood = async {
+        for number in 0.. {
+            write::parameter_status(&mut primary.out, format!("x.{number}").as_bytes(), b"y");
+            if primary.out.len() > 60_000 && primary.flush().await.is_err() {
+                return;
+            }
+        }
+    };
+    let ((), said) = tokio::time::timeout(HANG, async { tokio::join!(flood, client.answer()) })
+        .await
+        .expect("it ends");
+    assert!(said.contains("E:08007"), "{said}");
 }
 
 /// Notices without end are passed on as fast as the client takes them, and no faster: memory is
