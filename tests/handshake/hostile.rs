@@ -142,6 +142,14 @@ fn first_packets() -> Vec<(&'static str, Vec<u8>, Ends)> {
         ("negative length", vec![0xff, 0xff, 0xff, 0xff], LENGTH),
         ("oversized packet, sent whole", first_packet(&vec![b'x'; 1 << 20]), LENGTH),
         ("a TLS ClientHello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), LENGTH),
+        ("a hello of SSL 2", b"\x80\x2e\x01\x03\x01\0\x15\0\0\0\x10".to_vec(), LENGTH),
+        ("a TLS alert", b"\x15\x03\x01\0\x02\x02\x28".to_vec(), LENGTH),
+        ("a PROXY line", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(), LENGTH),
+        (
+            "a PROXY header from who may not send one",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01\0\x01\0\x02".to_vec(),
+            LENGTH,
+        ),
         ("an HTTP request", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), LENGTH),
         ("an SSH banner", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), LENGTH),
         ("a query before the login", message(b'Q', b"select 1\0"), LENGTH),
@@ -236,10 +244,25 @@ fn truncated() -> Vec<(&'static str, Vec<u8>)> {
         ("half a message", then(b"p\0\0")),
         ("a message that lies", then(b"p\0\0\x03\xffSCRAM-SHA-256\0")),
         ("the exchange broken off", with_first(b"n,,n=,r=abc")),
+        ("a thousand settings", {
+            let settings: Vec<_> = (0..1000).map(|n| format!("a.{n}")).collect();
+            let pairs = settings.iter().flat_map(|name| [name, "x"]);
+            session_packet(&["user", "app"].into_iter().chain(pairs).collect::<Vec<_>>())
+        }),
+        ("a database's name of 9,000 bytes", {
+            session_packet(&["user", "app", "database", &"d".repeat(9000)])
+        }),
+        ("protocol 3.9999", packet(0x0003_270f, &["user", "app"])),
+        ("options of the protocol that nobody knows", {
+            let options: Vec<_> = (0..500).map(|n| format!("_pq_.o{n}")).collect();
+            let pairs = options.iter().flat_map(|name| [name, "x"]);
+            session_packet(&["user", "app"].into_iter().chain(pairs).collect::<Vec<_>>())
+        }),
         ("the last message cut", [&with_first(b"n,,n=,r=abc")[..], b"p\0\0\0\x40c=biws"].concat()),
     ]
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn answers() -> Vec<(&'static str, Vec<u8>, Ends)> {
     let not_p = Told("08P01", "expected SASL response");
     let length = Told("08P01", "invalid message length");
@@ -284,6 +307,39 @@ fn answers() -> Vec<(&'static str, Vec<u8>, Ends)> {
             then(&message(b'p', b"scram-sha-256\0\0\0\0\x03n,,")),
             mechanism,
         ),
+        (
+            "an inner length below none",
+            then(&message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xfe")),
+            format,
+        ),
+        (
+            "nothing to begin with, and nothing when asked",
+            [then(&message(b'p', b"SCRAM-SHA-256\0\xff\xff\xff\xff")), message(b'p', b"")].concat(),
+            MALFORMED,
+        ),
+        (
+            "a whole login in one breath, and a query behind it",
+            [with_last(b"c=biws,r=abc,p=AAAA"), message(b'Q', b"select 1\0")].concat(),
+            MALFORMED,
+        ),
+        ("the flag of binding in capitals", with_first(b"N,,n=,r=abc"), MALFORMED),
+        ("NUL in the first message", with_first(b"n,,n=,r=a\0bc"), MALFORMED),
+        (
+            "a nonce beyond ASCII",
+            with_first("n,,n=,r=\u{e9}".as_bytes()),
+            Told("08P01", "non-printable"),
+        ),
+        (
+            "a binding that was declined and is not",
+            [with_first(b"y,,n=,r=abc"), message(b'p', b"c=biws,r=abc,p=AAAA")].concat(),
+            Told("08P01", "unexpected SCRAM channel-binding"),
+        ),
+        (
+            "something behind the proof",
+            with_last(b"c=biws,r=abc,p=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=,x=y"),
+            MALFORMED,
+        ),
+        ("the proof first", with_last(b"p=AAAA,c=biws,r=abc"), MALFORMED),
         ("an empty first message", with_first(b""), MALFORMED),
         ("a first message of NUL", with_first(b"\0"), MALFORMED),
         ("a first message without nonce", with_first(b"n,,n="), MALFORMED),

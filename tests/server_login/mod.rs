@@ -299,6 +299,31 @@ fn lies() -> Vec<(&'static str, Vec<u8>, Expected)> {
             is!(Protocol(Violation::Version { minor: 2 })),
         ),
         (
+            "COPY at a login",
+            message(b'G', b"\0\0\0"),
+            is!(Protocol(Violation::UnexpectedMessage { .. })),
+        ),
+        (
+            "a list of mechanisms without end",
+            message(b'R', b"\0\0\0\x0aSCRAM-SHA-256"),
+            is!(Protocol(_)),
+        ),
+        (
+            "a number of refused options that lies",
+            message(b'v', b"\0\x03\0\0\x7f\xff\xff\xff"),
+            is!(Unreachable(_)),
+        ),
+        (
+            "a version after ok, and no more",
+            ok_then(&message(b'v', b"\0\x03\0\0\0\0\0\0")),
+            is!(Unreachable(_)),
+        ),
+        (
+            "a final that is an error",
+            sasl_then(&bytes(|out| backend::authentication_sasl_final(out, b"e=other-error"))),
+            is!(Protocol(Violation::AuthenticationOrder)),
+        ),
+        (
             "an older version",
             message(b'v', b"\0\x02\0\0\0\0\0\0"),
             is!(Protocol(Violation::Malformed { kind: b'v' })),
