@@ -260,3 +260,117 @@ async fn a_flood_of_silent_connections_takes_only_its_share() {
     let counted = proxy.metrics().await.sum("causeway_refused_clients_total", &limit);
     assert!(counted.is_some_and(|count| count >= 1.0), "{counted:?}");
 }
+
+/// What a session hears of others' malice: the 50th and the 99th of a hundred of its answers.
+async fn answers_of(client: &tokio_postgres::Client) -> (Duration, Duration) {
+    let mut times = Vec::new();
+    for _ in 0..300 {
+        let began = Instant::now();
+        let asked = tokio::time::timeout(SOON, client.simple_query("SELECT 1")).await;
+        asked.expect("an answer, whatever others do").expect("the session goes on");
+        times.push(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+/// Does it again and again, `hands` at a time, until it is dropped.
+fn attack<F: Future<Output = ()> + Send + 'static>(
+    hands: usize,
+    once: impl Fn() -> F + Clone + Send + 'static,
+) -> tokio::task::JoinSet<()> {
+    let mut attackers = tokio::task::JoinSet::new();
+    for _ in 0..hands {
+        let once = once.clone();
+        attackers.spawn(async move {
+            loop {
+                once().await;
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    attackers
+}
+
+/// Bystanders, measured: what one session's answers take alone and under each attack is printed. Asserted is
+/// only what must hold on any machine: everything is answered, and in seconds at worst.
+#[tokio::test(flavor = "multi_thread")]
+async fn bystanders_are_served_under_every_attack() {
+    let authority = crate::certificates::Authority::new(
+        &shared_cluster().directory().join("bystanders"),
+        "authority",
+    );
+    let identity = authority.sign("server", "localhost", &["localhost"]);
+    let more = format!(
+        "[limits]\nlogins = 100\nstartup_timeout = \"2s\"\n[tls]\nmode = \"allow\"\n\
+         certificate = \"{}\"\nkey = \"{}\"\n",
+        identity.certificate.display(),
+        identity.key.display()
+    );
+    let options = ProxyOptions { proxy: "workers = 1", more: more.leak(), ..Default::default() };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let address = proxy.address;
+    let client = proxy.connect("app").await;
+    let (calm_half, calm) = answers_of(&client).await;
+    println!("bystander alone: p50 {calm_half:?}, p99 {calm:?}");
+
+    let send = move |bytes: Vec<u8>| async move {
+        let Ok(mut stream) = TcpStream::connect(address).await else { return };
+        let _ = stream.write_all(&bytes).await;
+        read_to_end(&mut stream, SOON).await;
+    };
+    let wrong = [
+        startup("app"),
+        frame(b'p', b"SCRAM-SHA-256\0\0\0\0\x0bn,,n=,r=abc"),
+        frame(b'p', b"c=biws,r=abc,p=AAAA"),
+    ]
+    .concat();
+    let hello = {
+        let mut hello = vec![0x16, 3, 1, 2, 0];
+        hello.resize(5 + 512, 0x5a);
+        hello
+    };
+    let drip = move || async move {
+        let Ok(mut stream) = TcpStream::connect(address).await else { return };
+        for byte in startup("app") {
+            if stream.write_all(&[byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let knock = move || async move {
+        drop(TcpStream::connect(address).await);
+    };
+    let notices = "DO $$ BEGIN FOR n IN 1..20000 LOOP RAISE NOTICE '%', repeat('x', 1000); \
+                   END LOOP; END $$";
+    let rows = "SELECT repeat('x', 1000) FROM generate_series(1, 20000)";
+    let ask = |text: &'static str| {
+        let config = proxy.config("app");
+        move || {
+            let config = config.clone();
+            async move {
+                let Ok((client, connection)) = config.connect(tokio_postgres::NoTls).await else {
+                    return;
+                };
+                let reads = tokio::spawn(connection);
+                let _ = client.batch_execute(text).await;
+                reads.abort();
+            }
+        }
+    };
+    let measure = async |name: &str, mut attackers: tokio::task::JoinSet<()>| {
+        let (half, most) = answers_of(&client).await;
+        attackers.shutdown().await;
+        let times = most.as_secs_f64() / calm.as_secs_f64().max(1e-6);
+        println!("bystander under {name}: p50 {half:?}, p99 {most:?}, {times:.1} times alone");
+        assert!(most < Duration::from_secs(5), "{name}: p99 {most:?}, alone {calm:?}");
+    };
+    measure("connections that come and go", attack(8, knock)).await;
+    measure("a slow-loris of 90", attack(90, drip)).await;
+    measure("proofs that are none", attack(8, move || send(wrong.clone()))).await;
+    measure("handshakes that are none", attack(8, move || send(hello.clone()))).await;
+    measure("endless notices", attack(2, ask(notices))).await;
+    measure("large answers", attack(2, ask(rows))).await;
+}
