@@ -1,5 +1,7 @@
-//! Key derivations take turns, away from the workers, whose other sessions would have to wait.
+//! What proofs cost is kept away from the workers, whose sessions would have to wait: key derivations take turns,
+//! and threads that do such work give way to those that serve.
 
+use std::cell::Cell;
 use std::sync::LazyLock;
 
 use tokio::sync::Semaphore;
@@ -23,7 +25,28 @@ pub async fn derive<T: Send + 'static>(
 ) -> Result<T, JoinError> {
     // Never closed; if it were, there would be no turns to wait for.
     let turn = TURNS.acquire().await;
-    let derived = task::spawn_blocking(work).await;
+    let derived = task::spawn_blocking(move || {
+        give_way();
+        work()
+    })
+    .await;
     drop(turn);
     derived
+}
+
+/// So much nicer (`nice`) is a thread that gives way: where processors are short it gets a third of what another
+/// gets, and does not interrupt it.
+const NICER: i32 = 5;
+
+/// Makes the calling thread give way to those that serve, once and for good.
+pub fn give_way() {
+    thread_local! {
+        static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
+    }
+    if !GIVES_WAY.replace(true) {
+        // Linux lowers a thread and not its process; where it is refused, all threads are equals.
+        if let Err(error) = rustix::process::nice(NICER) {
+            tracing::debug!(%error, "the thread's priority cannot be lowered");
+        }
+    }
 }

@@ -11,14 +11,14 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::accept::accept;
 use super::census::Census;
 use super::crew::Crew;
+use super::door::{self, Door, Gate};
 use super::notify::Notify;
 use super::reload::{self, reload};
 use super::resources;
 use super::silence;
-use super::worker::{self, Gate};
+use super::worker;
 use crate::auth::Throttle;
 use crate::catalog::{Catalogs, Source};
 use crate::cluster::Cluster;
@@ -73,7 +73,8 @@ pub struct Proxy {
     halt: CancellationToken,
     control: Option<thread::JoinHandle<()>>,
     control_runtime: tokio::runtime::Handle,
-    workers: Vec<thread::JoinHandle<()>>,
+    /// Workers and doors.
+    serving: Vec<thread::JoinHandle<()>>,
 }
 
 impl Proxy {
@@ -113,14 +114,22 @@ impl Proxy {
         let gate = Arc::new(Gate { census: census.clone(), throttle: Throttle::default() });
         let count = shared.rules.load().settings.proxy.workers;
         let (crew, handed) = Crew::new(count);
-        let mut workers = Vec::with_capacity(count);
+        let mut serving = Vec::with_capacity(count + door::count(count));
         for (number, handed) in handed.into_iter().enumerate() {
-            let (crew, shared, gate) = (crew.clone(), shared.clone(), gate.clone());
+            let (crew, shared) = (crew.clone(), shared.clone());
             let (drain, halt) = (drain.clone(), halt.clone());
-            let thread = worker::start(number, crew, handed, shared, gate, drain, halt)
+            let thread = worker::start(number, crew, handed, shared, drain, halt)
                 .map_err(StartError::Thread)?;
-            workers.push(thread);
+            serving.push(thread);
         }
+        let door = Door {
+            crew: crew.clone(),
+            shared: shared.clone(),
+            gate,
+            drain: drain.clone(),
+            halt: halt.clone(),
+        };
+        serving.extend(open_doors(&door, bound, door::count(count)).map_err(StartError::Thread)?);
         let control_runtime = runtime.handle().clone();
         let control = Control {
             shared: shared.clone(),
@@ -132,7 +141,7 @@ impl Proxy {
         };
         let control = thread::Builder::new()
             .name("causeway-control".into())
-            .spawn(move || runtime.block_on(control.run(bound, http)))
+            .spawn(move || runtime.block_on(control.run(http)))
             .map_err(StartError::Thread)?;
         Ok(Self {
             addresses,
@@ -142,7 +151,7 @@ impl Proxy {
             halt,
             control: Some(control),
             control_runtime,
-            workers,
+            serving,
         })
     }
 
@@ -186,16 +195,16 @@ impl Proxy {
         self.drain.cancel();
         let deadline = Instant::now() + within;
         let (done, all_done) = mpsc::channel::<()>();
-        for thread in std::mem::take(&mut self.workers) {
+        for thread in std::mem::take(&mut self.serving) {
             let done = done.clone();
             thread::spawn(move || {
-                // A worker that panicked is done as well; its panic was printed.
+                // One that panicked is done as well; its panic was printed.
                 let _ = thread.join();
                 drop(done);
             });
         }
         drop(done);
-        // Nothing is ever sent: the channel closes when the last worker is done.
+        // Nothing is ever sent: the channel closes when the last is done.
         let _ = all_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         self.stop();
     }
@@ -208,7 +217,7 @@ impl Proxy {
     fn stop(&mut self) {
         self.drain.cancel();
         self.halt.cancel();
-        for thread in self.workers.drain(..).chain(self.control.take()) {
+        for thread in self.serving.drain(..).chain(self.control.take()) {
             let _ = thread.join();
         }
         self.shared.pools.close();
@@ -227,6 +236,21 @@ fn bind_all(settings: &Settings) -> Result<Vec<Bound>, StartError> {
             .map_err(|source| StartError::Listen { address: format!("{address:?}"), source })
     };
     settings.proxy.listen.iter().map(bind).collect()
+}
+
+/// So many doors, each of which accepts from all sockets.
+fn open_doors(
+    door: &Door,
+    bound: Vec<Bound>,
+    count: usize,
+) -> io::Result<Vec<thread::JoinHandle<()>>> {
+    let mut doors = Vec::with_capacity(count);
+    for number in 1..count {
+        let again = bound.iter().map(Bound::try_clone).collect::<io::Result<_>>()?;
+        doors.push(door::start(number, door.clone(), again)?);
+    }
+    doors.push(door::start(0, door.clone(), bound)?);
+    Ok(doors)
 }
 
 fn bind_http(settings: &Settings) -> Result<Option<std::net::TcpListener>, StartError> {
@@ -311,16 +335,7 @@ struct Control {
 }
 
 impl Control {
-    async fn run(self, bound: Vec<Bound>, http: Option<std::net::TcpListener>) {
-        for one in bound {
-            match one.listen() {
-                Ok(listener) => {
-                    let stop = self.drain.clone();
-                    tokio::spawn(accept(listener, self.crew.clone(), stop));
-                }
-                Err(error) => tracing::error!(%error, "cannot listen"),
-            }
-        }
+    async fn run(self, http: Option<std::net::TcpListener>) {
         tokio::spawn(self.crew.keep_even(self.drain.clone()));
         tokio::spawn(silence::watch(self.shared.clone()));
         if let Some(listener) = http {

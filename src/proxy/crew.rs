@@ -18,7 +18,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::census::Counted;
-use crate::net::{PeerAddr, Stream};
+use crate::client::Welcome;
+use crate::net::PeerAddr;
 use crate::session::Session;
 use crate::session::post::Post;
 
@@ -37,24 +38,35 @@ const UNEVEN: f64 = 0.25;
 
 /// What a worker is handed.
 pub enum Handed {
-    /// A connection that has just been accepted.
-    Connection(Stream, PeerAddr),
+    /// A client that has just proved itself.
+    Arrival(Box<Arrival>),
     /// A session that another worker ran.
-    Session(Guest),
+    Session(Box<Guest>),
 }
 
-/// A client that has logged in.
+/// A client that has proved itself and has no session yet.
 #[derive(Debug)]
-pub struct Guest {
-    /// Its session.
-    pub session: Box<Session>,
+pub struct Arrival {
+    /// Its connection, and what it asks for.
+    pub welcome: Welcome,
     /// Where it comes from.
     pub peer: PeerAddr,
     /// It counts for as long as this lives.
     pub counted: Counted,
 }
 
-/// All workers, as acceptors and the workers themselves see them.
+/// A client with a session.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its session.
+    pub session: Session,
+    /// Where it comes from.
+    pub peer: PeerAddr,
+    /// It counts for as long as this lives.
+    pub counted: Counted,
+}
+
+/// All workers, as doors and the workers themselves see them.
 #[derive(Debug)]
 pub struct Crew {
     members: Box<[Member]>,
@@ -67,7 +79,7 @@ pub struct Crew {
 #[derive(Debug)]
 struct Member {
     hand_over: UnboundedSender<Handed>,
-    /// Connections that it has and that are on their way to it.
+    /// Clients that it has and that are on their way to it.
     load: AtomicUsize,
     post: Arc<Post>,
     /// Where the system tells what the thread has used.
@@ -106,28 +118,33 @@ impl Crew {
         self.members[worker].post.clone()
     }
 
-    /// Hands a new connection to the open worker that has the fewest.
-    pub fn accept(&self, stream: Stream, peer: PeerAddr) {
+    /// Hands a new client to the open worker that has the fewest. It comes back if that takes none any more.
+    ///
+    /// # Errors
+    /// The client, when the proxy is shutting down.
+    pub fn admit(&self, arrival: Box<Arrival>) -> Result<(), Box<Arrival>> {
         let open = &self.members[..self.open.load(Ordering::Relaxed)];
-        if let Some(member) = open.iter().min_by_key(|member| member.load.load(Ordering::Relaxed)) {
-            // A worker that has ended is shutting down: the connection is closed with what was sent.
-            let _ = member.take(Handed::Connection(stream, peer));
-        }
+        let fewest = open.iter().min_by_key(|member| member.load.load(Ordering::Relaxed));
+        let Some(member) = fewest else { return Err(arrival) };
+        member.take(Handed::Arrival(arrival)).map_err(|handed| match handed {
+            Handed::Arrival(arrival) => arrival,
+            Handed::Session(_) => unreachable!("a new client was handed over"),
+        })
     }
 
     /// Hands a session that leaves its worker to another. It comes back if that takes none any more.
     ///
     /// # Errors
     /// The session, when the proxy is shutting down.
-    pub fn relieve(&self, guest: Guest) -> Result<(), Guest> {
+    pub fn relieve(&self, guest: Box<Guest>) -> Result<(), Box<Guest>> {
         let relief = &self.members[self.relief.load(Ordering::Relaxed)];
         relief.take(Handed::Session(guest)).map_err(|handed| match handed {
             Handed::Session(guest) => guest,
-            Handed::Connection(..) => unreachable!("a session was handed over"),
+            Handed::Arrival(_) => unreachable!("a session was handed over"),
         })
     }
 
-    /// The connection is at its end, or with another worker.
+    /// A client is at its end, or with another worker.
     pub fn left(&self, worker: usize) {
         self.members[worker].load.fetch_sub(1, Ordering::Relaxed);
     }
