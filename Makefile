@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-.PHONY: help demo test lint bench corpus corpus-live fuzz consistency properties leaks regress deny
+.PHONY: help demo test lint bench corpus corpus-live fuzz consistency properties leaks regress deny advisories
 
 help:                 ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 13
@@ -62,13 +62,19 @@ corpus-live:          ## the same corpus before a real primary and replicas: row
 	@sh scripts/setup.sh test
 	CAUSEWAY_CORPUS="$(abspath $(CORPUS))" cargo test --locked --test integration corpus -- --nocapture
 
-# FUZZ=3600 for an hour in all; TARGETS="classify" for some of fuzz/fuzz_targets.
+# FUZZ=3600 for an hour in all; TARGETS="classify" for some of fuzz/fuzz_targets; SEED=1 for the same inputs
+# each time.
 FUZZ := 60
-fuzz:                 ## hostile input for so many seconds (FUZZ=seconds, TARGETS=names)
+fuzz:                 ## hostile input for so many seconds (FUZZ=seconds, TARGETS=names, SEED=number)
 	@sh scripts/setup.sh fuzz
-	@sh scripts/fuzz.sh $(FUZZ) $(TARGETS)
+	@SEED=$(SEED) sh scripts/fuzz.sh $(FUZZ) $(TARGETS)
 
-# Not part of CI: the list of vulnerabilities changes by itself, and a commit that was green must stay so.
-deny:                 ## dependencies: vulnerabilities, licences, sources (installs cargo-deny, some minutes)
-	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny --locked check
+# What only a commit can change, so that what was green stays so; part of CI.
+deny:                 ## dependencies: licences, sources, what may not be among them
+	@sh scripts/setup.sh deny
+	@sh scripts/deny.sh bans licenses sources
+
+# Not part of CI: the list of vulnerabilities changes by itself, and lies where CI need not reach.
+advisories:           ## dependencies: known vulnerabilities, yanked versions (asks the RustSec database)
+	@sh scripts/setup.sh deny
+	@sh scripts/deny.sh advisories

@@ -5,6 +5,9 @@
 # a nightly one for the sanitizers, of which safe code has no need. Each target begins with its seeds and
 # with what earlier runs found in target/fuzz/found/. An input that fails is kept in target/fuzz/failed/:
 # put it among the seeds with its cure.
+#
+# With SEED in the environment nothing is left to chance and nothing is taken from earlier runs: the same
+# program is given the same inputs in the same order, and only how far it gets depends on the machine.
 
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,17 +19,23 @@ targets=${*:-$(ls fuzz/fuzz_targets | sed 's/\.rs$//')}
 cp Cargo.lock fuzz/Cargo.lock
 RUSTC_WRAPPER=$PWD/fuzz/rustc.sh cargo build --manifest-path fuzz/Cargo.toml --target-dir "$target" --bins
 
+seed=
+if [ -n "${SEED:-}" ]; then
+    seed=-seed=$SEED
+    afresh=$(mktemp -d)
+    trap 'rm -rf "$afresh"' EXIT
+fi
 each=$((seconds / $(echo "$targets" | wc -w)))
 if [ "$each" -lt 1 ]; then each=1; fi
 for name in $targets; do
-    found=$target/fuzz/found/$name
+    found=${afresh:-$target/fuzz/found}/$name
     failed=$target/fuzz/failed/$name
     log=$target/fuzz/$name.log
     mkdir -p "$found" "$failed"
     dictionary=
     if [ -e "fuzz/$name.dict" ]; then dictionary=-dict=fuzz/$name.dict; fi
-    if ! "$target/debug/fuzz_$name" -max_total_time="$each" -timeout=10 -rss_limit_mb=1024 \
-        -print_final_stats=1 $dictionary -artifact_prefix="$failed/" "$found" "fuzz/seeds/$name" >"$log" 2>&1
+    if ! "$target/debug/fuzz_$name" -max_total_time="$each" -timeout=60 -rss_limit_mb=1024 \
+        -print_final_stats=1 $seed $dictionary -artifact_prefix="$failed/" "$found" "fuzz/seeds/$name" >"$log" 2>&1
     then
         tail -40 "$log" >&2
         echo "$name failed; the input is in $failed" >&2
