@@ -58,35 +58,28 @@ pub type ServerSide = UnbufferedServerConnection;
 /// We are the client.
 pub type ClientSide = UnbufferedClientConnection;
 
-impl Side for ServerSide {
-    type Data = ServerConnectionData;
+/// The two differ in rustls's types, and in nothing that is done with them here.
+macro_rules! side {
+    ($side:ty, $data:ty) => {
+        impl Side for $side {
+            type Data = $data;
 
-    fn process<'c, 'i>(
-        &'c mut self,
-        incoming: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
+            fn process<'c, 'i>(
+                &'c mut self,
+                incoming: &'i mut [u8],
+            ) -> UnbufferedStatus<'c, 'i, Self::Data> {
+                self.process_tls_records(incoming)
+            }
 
-    fn agreed(&self) -> &CommonState {
-        self
-    }
+            fn agreed(&self) -> &CommonState {
+                self
+            }
+        }
+    };
 }
 
-impl Side for ClientSide {
-    type Data = ClientConnectionData;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        incoming: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data> {
-        self.process_tls_records(incoming)
-    }
-
-    fn agreed(&self) -> &CommonState {
-        self
-    }
-}
+side!(ServerSide, ServerConnectionData);
+side!(ClientSide, ClientConnectionData);
 
 /// One TLS connection.
 pub struct TlsStream<IO: AsyncRead + AsyncWrite + Unpin, S: Side> {
