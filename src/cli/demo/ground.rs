@@ -216,7 +216,7 @@ fn own_file(cluster: &Cluster) -> Result<String> {
          [monitor]\nuser = \"{APP}\"\npassword = \"{APP}\"\ndatabase = \"{APP}\"\n\
          interval = \"250ms\"\nmax_lag = \"1s\"\nreadmit_lag = \"500ms\"\nreadmit_after = 3\n\n\
          [pool]\nmode = \"transaction\"\nsize = 10\n\n\
-         [routing]\nconsistency = \"eventual\"\nbalance = \"round-robin\"\n\n\
+         [routing]\nbalance = \"round-robin\"\n\n\
          [[user]]\nname = \"{APP}\"\npassword = \"{APP}\"\n",
         ports[0],
         ports[1],
