@@ -15,6 +15,7 @@ pub mod network;
 mod password;
 mod reader;
 pub mod resolve;
+mod routing;
 pub mod settings;
 pub mod shape;
 mod tls;

@@ -14,13 +14,13 @@ use super::address::{node_address, socket_address};
 use super::error::{Complaint, Problem};
 use super::file::{
     ClusterSection, File, LimitsSection, MonitorSection, NodeTable, PoolSection, ProxySection,
-    RoutingSection, RuleTable, UserTable,
+    UserTable,
 };
 use super::password::PasswordKeys;
 use super::reader::{Reader, Span};
 use super::settings::{
-    Address, Balance, Consistency, Limits, Listen, LogFormat, Monitor, Node, Pool, PoolMode, Proxy,
-    Routing, Rule, RuleTarget, Settings, TimeLimits, User, UserPassword,
+    Address, Limits, Listen, LogFormat, Monitor, Node, Pool, PoolMode, Proxy, Settings, TimeLimits,
+    User, UserPassword,
 };
 use super::value::{Bytes, Key, OneOrMany, Word};
 
@@ -40,24 +40,6 @@ impl Word for LogFormat {
 impl Word for PoolMode {
     const WORDS: &'static [(&'static str, Self)] =
         &[("transaction", Self::Transaction), ("session", Self::Session)];
-}
-
-impl Word for Consistency {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("eventual", Self::Eventual),
-        ("session", Self::Session),
-        ("global", Self::Global),
-        ("primary", Self::Primary),
-    ];
-}
-
-impl Word for Balance {
-    const WORDS: &'static [(&'static str, Self)] = &[
-        ("round-robin", Self::RoundRobin),
-        ("weighted", Self::Weighted),
-        ("least-in-flight", Self::LeastInFlight),
-        ("lowest-latency", Self::LowestLatency),
-    ];
 }
 
 /// Checks `file` and adds what is wrong with it to `problems`. The result is meaningful only while
@@ -301,86 +283,12 @@ impl Reader<'_> {
         })
     }
 
-    fn routing(&mut self, section: RoutingSection, nodes: &[Node]) -> Routing {
-        let safe = self.optional("routing.safe_functions", section.safe_functions);
-        Routing {
-            consistency: self.word(
-                "routing.consistency",
-                section.consistency,
-                Consistency::Session,
-            ),
-            balance: self.word("routing.balance", section.balance, Balance::RoundRobin),
-            primary_reads: self
-                .optional("routing.primary_reads", section.primary_reads)
-                .unwrap_or(true),
-            catchup_wait: self.time(
-                "routing.catchup_wait",
-                section.catchup_wait,
-                Duration::ZERO..=Duration::from_secs(60),
-                Duration::from_millis(20),
-            ),
-            safe_functions: safe
-                .unwrap_or_default()
-                .iter()
-                .map(|name| name.trim().trim_end_matches("()").to_lowercase())
-                .collect(),
-            rules: self.rules(section.rule, nodes),
-        }
-    }
-
-    fn rules(&mut self, tables: Vec<Spanned<RuleTable>>, nodes: &[Node]) -> Vec<Rule> {
-        let mut names = HashSet::new();
-        let mut rules = Vec::with_capacity(tables.len());
-        for (number, table) in (1..).zip(tables) {
-            let span = Some(table.span());
-            let rule = self.rule(table.into_inner(), number, nodes);
-            let routes =
-                rule.target.is_some() || rule.max_lag.is_some() || rule.consistency.is_some();
-            if !routes && rule.times.is_empty() {
-                self.complain("routing.rule", &span, Complaint::RuleWithoutEffect);
-            }
-            self.twice(&mut names, rule.name.clone(), "routing.rule.name", &span, &rule.name);
-            rules.push(rule);
-        }
-        rules
-    }
-
-    fn rule(&mut self, table: RuleTable, number: usize, nodes: &[Node]) -> Rule {
-        let target_span = table.target.span.clone();
-        let target = self
-            .optional("routing.rule.target", table.target)
-            .and_then(|text| self.target(text, &target_span, nodes));
-        Rule {
-            name: self
-                .optional("routing.rule.name", table.name)
-                .unwrap_or_else(|| number.to_string()),
-            user: self.optional("routing.rule.user", table.user),
-            database: self.optional("routing.rule.database", table.database),
-            application_name: self
-                .optional("routing.rule.application_name", table.application_name),
-            table: self.optional("routing.rule.table", table.table),
-            function: self.optional("routing.rule.function", table.function),
-            statement: self.optional("routing.rule.statement", table.statement),
-            target,
-            max_lag: self.optional("routing.rule.max_lag", table.max_lag),
-            consistency: self
-                .optional("routing.rule.consistency", table.consistency)
-                .map(|word| word.0),
-            times: self.times(
-                "routing.rule",
-                table.query_timeout,
-                table.transaction_timeout,
-                table.idle_in_transaction_timeout,
-            ),
-        }
-    }
-
     /// A count of which zero, like silence, means none.
     fn bound(&mut self, name: &str, key: Key<u64>) -> Option<usize> {
         self.count(name, key, 0..=10_000_000, 0).filter(|count| *count > 0)
     }
 
-    fn times(
+    pub(super) fn times(
         &mut self,
         section: &str,
         query: Key<Duration>,
@@ -398,33 +306,6 @@ impl Reader<'_> {
             transaction: one("transaction_timeout", transaction),
             idle_in_transaction: one("idle_in_transaction_timeout", idle_in_transaction),
         }
-    }
-
-    fn target(&mut self, text: String, span: &Span, nodes: &[Node]) -> Option<RuleTarget> {
-        let complaint = match text.split_once(':') {
-            None if text == "primary" => return Some(RuleTarget::Primary),
-            None if text == "replica" => return Some(RuleTarget::Replica),
-            Some(("node", name)) => match nodes.iter().find(|node| *node.name == *name) {
-                Some(node) => return Some(RuleTarget::Node(Arc::clone(&node.name))),
-                None => Complaint::NoSuchNode {
-                    name: name.to_owned(),
-                    known: nodes.iter().map(|node| node.name.to_string()).collect(),
-                },
-            },
-            Some(("zone", name)) => {
-                match nodes
-                    .iter()
-                    .filter_map(|node| node.zone.as_ref())
-                    .find(|zone| ***zone == *name)
-                {
-                    Some(zone) => return Some(RuleTarget::Zone(Arc::clone(zone))),
-                    None => Complaint::NoSuchZone { name: name.to_owned() },
-                }
-            }
-            _ => Complaint::NotATarget { text },
-        };
-        self.complain("routing.rule.target", span, complaint);
-        None
     }
 
     fn limits(&mut self, section: LimitsSection) -> Option<Limits> {
