@@ -67,9 +67,9 @@ impl Wish<'_> {
     }
 
     fn allows(&self, server: &ServerConn) -> bool {
-        let exists = |name: &Box<str>| server.customs.contains(name);
         let known = |laid: &Laid| server.customs.iter().all(|name| laid.statement(name).is_some());
-        !self.without.iter().any(exists) && self.only.is_none_or(known)
+        !self.without.iter().any(|name| server.customs.contains(name))
+            && self.only.is_none_or(known)
     }
 }
 

@@ -30,9 +30,10 @@ pub async fn watch(shared: Arc<Shared>) {
             shared.registry.give_up(node, silence);
         }
         let change = changed.changed();
-        let ended = match any {
-            true => tokio::time::timeout(AGAIN, change).await.unwrap_or(Ok(())),
-            false => change.await,
+        let ended = if any {
+            tokio::time::timeout(AGAIN, change).await.unwrap_or(Ok(()))
+        } else {
+            change.await
         };
         if ended.is_err() {
             // The cluster is gone, and with it all that could be said of it.

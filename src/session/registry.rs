@@ -261,17 +261,17 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let (waiting, served) = (registry.enter(0), registry.enter(0));
         let address = Address { host: "127.0.0.1".into(), port: 1 };
-        let server = Arc::new(Identity::new(NodeId(0), address, 1, bytes::Bytes::new()));
-        served.slot.served(&server);
+        let node = Arc::new(Identity::new(NodeId(0), address, 1, bytes::Bytes::new()));
+        served.slot.served(&node);
         waiting.slot.waits_at(NodeId(0));
         registry.give_up(NodeId(1), Silence::Final);
-        assert!(!waiting.slot.is_turned_away() && !server.is_given_up(true));
+        assert!(!waiting.slot.is_turned_away() && !node.is_given_up(true));
         registry.give_up(NodeId(0), Silence::Open);
         assert!(waiting.slot.cancelled.notified().now_or_never().is_some());
         assert!(waiting.slot.is_turned_away());
-        assert!(server.is_given_up(true) && !server.is_given_up(false));
+        assert!(node.is_given_up(true) && !node.is_given_up(false));
         registry.give_up(NodeId(0), Silence::Final);
-        assert!(server.is_given_up(false));
+        assert!(node.is_given_up(false));
         waiting.slot.waits_at(NodeId(1));
         assert!(!waiting.slot.is_turned_away());
     }
