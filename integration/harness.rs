@@ -180,13 +180,18 @@ impl Proxy {
     pub async fn await_catalog(&self, cluster: &Cluster, database: &str) {
         let client = self.connect(database).await;
         client.batch_execute("SET causeway.consistency = 'eventual'").await.unwrap();
+        let reads = async || {
+            let mut sum = 0.0;
+            for replica in cluster.replicas() {
+                sum += self.metric("causeway_node_reads_total", Some(replica)).await;
+            }
+            sum
+        };
+        let before = reads().await;
+        // Its own count: the nodes' is of all who are there.
         await_until("a read reaches a replica", async || {
             client.query("SELECT relname FROM pg_class LIMIT 1", &[]).await.unwrap();
-            let mut reached = false;
-            for replica in cluster.replicas() {
-                reached |= last_statement(replica, database).await.is_some();
-            }
-            reached
+            reads().await > before
         })
         .await;
     }
