@@ -3,7 +3,7 @@
 //! One balancer serves all workers, so that shares are fair over the whole process. It keeps no
 //! list of nodes: eligibility is asked anew for each choice, from the topology at hand.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -17,8 +17,15 @@ use crate::config::settings::Balance;
 const PLACES: usize = 256;
 /// Reads that a node may have been spared, at most, before it gets every read that has a choice.
 const DEBT_MOST: u64 = 256;
-/// So many more reads without a choice than elsewhere make a session look for one.
-const DEBT_TO_MOVE: u64 = 32;
+/// Whether sessions that have no choice are spread evenly is looked at once a node has had so many more
+/// of their reads ...
+const LOOK_READS: u64 = 128;
+/// ... and this time has passed: to find out whether a session may move costs questions to all replicas.
+const LOOK: Duration = Duration::from_millis(50);
+/// So many more reads without a choice than elsewhere since the last look make a session move ...
+const MOVE_LEAST: u64 = 32;
+/// ... if they are this part of all that the node has had: chance makes small differences.
+const MOVE_PART: u64 = 8;
 /// A latency peak is forgotten to 1/e after this long.
 const DECAY: Duration = Duration::from_secs(10);
 /// 2^64 divided by the golden ratio: successive multiples fall evenly between each other.
@@ -29,8 +36,8 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 pub struct Balancer {
     kind: Balance,
     turn: AtomicU64,
-    /// A session is on its way to another node for balance's sake.
-    moving: AtomicBool,
+    /// When it was last looked whether sessions shall move.
+    looked: Mutex<Option<Instant>>,
     loads: Box<[Load]>,
 }
 
@@ -40,6 +47,8 @@ struct Load {
     in_flight: AtomicU32,
     /// Reads that had no choice but this node, and those that made up for such at others.
     forced: AtomicU64,
+    /// What `forced` was at the last look.
+    forced_then: AtomicU64,
     latency: Mutex<Option<Peak>>,
 }
 
@@ -58,13 +67,11 @@ pub struct InFlight<'a> {
     load: &'a Load,
 }
 
-/// A session that finds out whether it may move. No other does while this lives.
-#[derive(Debug)]
-pub struct Moving<'a>(&'a AtomicBool);
-
-impl Drop for Moving<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+impl Load {
+    /// Reads without a choice since the last look.
+    fn since_look(&self) -> u64 {
+        let then = self.forced_then.load(Ordering::Relaxed);
+        self.forced.load(Ordering::Relaxed).saturating_sub(then)
     }
 }
 
@@ -107,7 +114,7 @@ impl Balancer {
     #[must_use]
     pub fn new(kind: Balance) -> Self {
         let loads = (0..PLACES).map(|_| Load::default()).collect();
-        Self { kind, turn: AtomicU64::new(0), moving: AtomicBool::new(false), loads }
+        Self { kind, turn: AtomicU64::new(0), looked: Mutex::new(None), loads }
     }
 
     /// One of the replicas that are in rotation, `eligible` and `fresh`; `None` if there is none. A
@@ -144,24 +151,39 @@ impl Balancer {
         }
     }
 
-    /// Whether a session that must stay at `from`, as far as is known, shall find out whether it may
-    /// move: too many others had to stay there as well. One at a time, lest all move at once.
+    /// Where a session shall go that must stay at `from`, as far as is known, if it finds out that it
+    /// may: too many others had to stay there as well. One at a time, lest all move at once.
     #[must_use]
     pub fn would_move(
         &self,
         from: NodeId,
         topology: &Topology,
         eligible: impl Fn(&NodeView) -> bool,
-    ) -> Option<Moving<'_>> {
-        if !matches!(self.kind, Balance::RoundRobin) {
+        now: Instant,
+    ) -> Option<NodeId> {
+        if !matches!(self.kind, Balance::RoundRobin) || self.load(from).since_look() < LOOK_READS {
             return None;
         }
-        let forced = |node: NodeId| self.load(node).forced.load(Ordering::Relaxed);
+        let mut looked = self.looked.try_lock()?;
+        if looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK) {
+            return None;
+        }
+        let since_look = |node: &&NodeView| self.load(node.id).since_look();
+        let here = self.load(from).since_look();
+        if topology.eligible_replicas().any(|node| since_look(&node) > here) {
+            return None;
+        }
+        *looked = Some(now);
         let others = topology.eligible_replicas().filter(|node| node.id != from && eligible(node));
-        let least = others.map(|node| forced(node.id)).min()?;
-        let moves = forced(from).saturating_sub(least) >= DEBT_TO_MOVE
-            && !self.moving.swap(true, Ordering::Relaxed);
-        moves.then_some(Moving(&self.moving))
+        let target = others.min_by_key(since_look).filter(|least| {
+            let behind = here.saturating_sub(since_look(least));
+            behind >= MOVE_LEAST && behind >= here / MOVE_PART
+        });
+        for node in topology.eligible_replicas() {
+            let load = self.load(node.id);
+            load.forced_then.store(load.forced.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        target.map(|target| target.id)
     }
 
     /// Whether it chooses by what nodes have to bear, and so must be told.
@@ -372,6 +394,42 @@ mod tests {
             *counts.entry(node.0).or_default() += 1;
         }
         assert!((620..=630).contains(&counts[&2]), "{counts:?}");
+    }
+
+    /// Sessions that are bound to where they are, `reads[n]` of each in a look, and how many have moved
+    /// after so many looks.
+    fn moves(mut reads: Vec<(u16, usize)>, looks: usize) -> (usize, Vec<usize>) {
+        let (balancer, topology) = (Balancer::new(Balance::RoundRobin), cluster(&[1, 1]));
+        let (start, mut moved) = (Instant::now(), 0);
+        for look in 0..looks {
+            let now = start + LOOK * u32::try_from(look).unwrap();
+            let most = reads.iter().map(|(_, reads)| *reads).max().unwrap();
+            for number in 0..most {
+                for (node, reads) in &mut reads {
+                    if number >= *reads {
+                        continue;
+                    }
+                    let bound = |view: &NodeView| view.id.0 == *node;
+                    balancer.choose(&topology, |_| true, bound, now);
+                    if let Some(target) =
+                        balancer.would_move(NodeId(*node), &topology, |_| true, now)
+                    {
+                        (*node, moved) = (target.0, moved + 1);
+                    }
+                }
+            }
+        }
+        (moved, [1, 2].map(|at| reads.iter().filter(|(node, _)| *node == at).count()).to_vec())
+    }
+
+    #[test]
+    fn sessions_that_stay_where_they_are_are_spread_and_then_left_alone() {
+        assert_eq!(moves(vec![(1, 100); 8], 20), (4, vec![4, 4]));
+        let even = [vec![(1, 100); 4], vec![(2, 103); 4]].concat();
+        assert_eq!(moves(even, 100), (0, vec![4, 4]));
+        // Of three on two nodes one goes to and fro, once a look at most.
+        let (moved, _) = moves(vec![(1, 200), (1, 200), (2, 200)], 100);
+        assert!((20..=100).contains(&moved), "{moved}");
     }
 
     #[test]

@@ -28,27 +28,31 @@ const HOME_WAIT: Duration = Duration::from_millis(250);
 const HOME_POLL: Duration = Duration::from_millis(2);
 
 impl Session {
-    /// Leases a server for the decision, unless the session has one. The decision's reason becomes
-    /// what it really was: a read that no replica may serve goes to the primary.
+    /// Leases a server for the decision, which is made `now`, unless the session has one. The decision's
+    /// reason becomes what it really was: a read that no replica may serve goes to the primary.
     ///
     /// # Errors
     /// If there is no node, no server in time, or the client cancelled.
-    pub(super) async fn acquire(&mut self, decision: &mut Decision) -> Result<NodeId, Failure> {
+    pub(super) async fn acquire(
+        &mut self,
+        decision: &mut Decision,
+        now: Instant,
+    ) -> Result<NodeId, Failure> {
         if let Some(lease) = &self.lease {
             self.entry.slot.served(&lease.identity);
             let node = lease.identity.node;
             self.count_served(node, self.on_replica);
             return Ok(node);
         }
-        let now = Instant::now();
         let deadline = now + self.eyes.rules.settings.pool.wait;
         let mut patience = Patience::new(self.eyes.rules.settings.routing.catchup_wait, deadline);
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
         if keeps(self.level(decision)) {
-            self.look_back(self.level(decision));
+            self.look_back(self.level(decision), now);
         }
         loop {
-            let Some((node, on_replica)) = self.choose(decision, &failed, &mut patience).await?
+            let Some((node, on_replica)) =
+                self.choose(decision, &failed, &mut patience, now).await?
             else {
                 Box::pin(self.await_primary(deadline)).await?;
                 failed.clear();
@@ -118,6 +122,7 @@ impl Session {
         decision: &mut Decision,
         failed: &[NodeId],
         patience: &mut Patience,
+        now: Instant,
     ) -> Result<Option<(NodeId, bool)>, Failure> {
         let level = self.level(decision);
         if decision.target == Target::Replica && level == Consistency::Primary {
@@ -125,10 +130,13 @@ impl Session {
             *decision = Decision { target: Target::Primary, reason, ..*decision };
         }
         if decision.target == Target::Replica {
-            if let Some(mut node) = self.pick(decision, failed, keeps(level)) {
+            if let Some(mut node) = self.pick(decision, failed, keeps(level), now) {
                 if keeps(level) {
-                    if self.balance(node, decision, failed).await? {
-                        node = self.pick(decision, failed, true).unwrap_or(node);
+                    if self.held.sight.has_seen()
+                        && let Some(target) = self.would_move(node, decision, failed, now)
+                        && Box::pin(self.may_move(target)).await?
+                    {
+                        node = target;
                     }
                     self.count_fresh(node, Freshness::AtOnce);
                 }
@@ -137,7 +145,7 @@ impl Session {
             let candidates = self.candidates(decision, failed);
             if keeps(level) && !candidates.is_empty() {
                 let wanted = *decision;
-                let pick = |session: &Self| session.pick(&wanted, failed, true);
+                let pick = |session: &Self| session.pick(&wanted, failed, true, Instant::now());
                 let found = Box::pin(self.wait_for_replica(patience, &candidates, pick)).await?;
                 if let Some(node) = found {
                     self.count_fresh(node, Freshness::Waited);
@@ -158,7 +166,7 @@ impl Session {
         let primary = primary.filter(|node| !failed.contains(node));
         if primary.is_none()
             && self.machine.may_stand_in(decision)
-            && let Some(node) = self.pick(decision, failed, keeps(level))
+            && let Some(node) = self.pick(decision, failed, keeps(level), now)
         {
             return Ok(Some((node, true)));
         }
@@ -180,31 +188,41 @@ impl Session {
     }
 
     /// A replica that may serve a read now; at levels above `eventual`, one that is fresh enough.
-    fn pick(&self, decision: &Decision, failed: &[NodeId], fresh: bool) -> Option<NodeId> {
+    fn pick(
+        &self,
+        decision: &Decision,
+        failed: &[NodeId],
+        fresh: bool,
+        now: Instant,
+    ) -> Option<NodeId> {
         let topology = self.shared.cluster.load();
         let may = |node: &NodeView| self.may_serve(node, decision, failed);
         let is_fresh = |node: &NodeView| !fresh || self.held.sight.allows(node.id, &topology);
-        self.eyes.rules.balancer.choose(&topology, may, is_fresh, Instant::now())
+        self.eyes.rules.balancer.choose(&topology, may, is_fresh, now)
     }
 
-    /// Where too many sessions have to stay at one replica, one of them finds out whether it may leave.
-    /// Whether it has.
-    async fn balance(
+    /// Where to go for balance's sake: too many sessions have to stay at this replica.
+    fn would_move(
         &self,
         node: NodeId,
         decision: &Decision,
         failed: &[NodeId],
-    ) -> Result<bool, Failure> {
-        if !self.held.sight.has_seen() {
+        now: Instant,
+    ) -> Option<NodeId> {
+        let topology = self.shared.cluster.load();
+        let may = |other: &NodeView| self.may_serve(other, decision, failed);
+        self.eyes.rules.balancer.would_move(node, &topology, may, now)
+    }
+
+    /// Finds out whether the session may go to this replica.
+    async fn may_move(&self, target: NodeId) -> Result<bool, Failure> {
+        let topology = self.shared.cluster.topology();
+        if !self.find_out(&topology).await? {
             return Ok(false);
         }
-        let rules = self.eyes.rules.clone();
         let topology = self.shared.cluster.topology();
-        let may = |other: &NodeView| self.may_serve(other, decision, failed);
-        let Some(_moving) = rules.balancer.would_move(node, &topology, may) else {
-            return Ok(false);
-        };
-        self.find_out(&topology).await
+        let eligible = topology.eligible_replicas().any(|node| node.id == target);
+        Ok(eligible && self.held.sight.allows(target, &topology))
     }
 
     /// The replicas that could serve a read if they were fresh enough.

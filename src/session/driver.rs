@@ -324,13 +324,15 @@ impl Session {
     /// Runs a request on a server, on another if the first fails before anything was shown.
     async fn exchange(&mut self, request: &Request, first: Decision) -> Result<(), SessionEnd> {
         let began = Instant::now();
+        let mut answered = began;
         let mut decision = first;
         let mut attempt = 0;
         self.lost_on.clear();
         loop {
             attempt += 1;
             self.retire_servers();
-            let served = match self.acquire(&mut decision).await {
+            let now = if attempt == 1 { began } else { Instant::now() };
+            let served = match self.acquire(&mut decision, now).await {
                 Ok(node) => {
                     self.depart(node);
                     let balancer = &self.eyes.rules.balancer;
@@ -339,11 +341,11 @@ impl Session {
                     let flight =
                         balancer.as_ref().map(|balancer| (balancer.begin(node), Instant::now()));
                     let served = self.attempt_in_time(request, &decision).await;
+                    answered = Instant::now();
                     if let Some((flight, sent)) = flight.filter(|_| served.is_ok()) {
-                        let now = Instant::now();
-                        flight.answered(now.duration_since(sent), now);
+                        flight.answered(answered.duration_since(sent), answered);
                     }
-                    self.note_answer(node, &decision);
+                    self.note_answer(node, &decision, answered);
                     served
                 }
                 Err(failure) => Err(self.why_cancelled(failure)),
@@ -362,7 +364,7 @@ impl Session {
             }
         }
         self.shared.metrics.count(decision.reason);
-        self.shared.metrics.latency.observe(began.elapsed());
+        self.shared.metrics.latency.observe(answered.duration_since(began));
         Ok(())
     }
 

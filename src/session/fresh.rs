@@ -73,11 +73,12 @@ impl Session {
 
     /// Takes over what was decided elsewhere since the last request: a promotion, what others with
     /// the same key have done, and, at level `global`, everything.
-    pub(super) fn look_back(&mut self, level: Consistency) {
+    pub(super) fn look_back(&mut self, level: Consistency, now: Instant) {
         self.follow_history();
-        let now = Instant::now();
         let topology = self.shared.cluster.load();
         if let Some(key) = &self.held.key {
+            // Later than all that others have done by the time of the look.
+            let now = Instant::now();
             // Whoever has the key and was not told of a loss yet is told by its own sight.
             let follow = |sight: &mut Sight| {
                 let _ = sight.follow(&topology, now);
@@ -320,22 +321,23 @@ impl Session {
         woken
     }
 
-    /// A request was sent to the leased server and was answered, or may have been.
-    pub(super) fn note_answer(&mut self, node: NodeId, decision: &Decision) {
+    /// A request was sent to the leased server and was answered, or may have been, at the latest `now`.
+    pub(super) fn note_answer(&mut self, node: NodeId, decision: &Decision, now: Instant) {
         if decision.reason == Reason::ProxyShow {
             return self.arrive(node);
         }
         let keeps = keeps(self.level(decision));
-        let now = Instant::now();
         {
             let topology = self.shared.cluster.load();
             if self.on_replica {
                 self.held.sight.on_answer(node, now);
             } else {
                 self.held.sight.on_primary(node, now, keeps, &topology);
-            }
-            if keeps {
-                topology.node(node).clock.want();
+                // The next read will need to know. What a replica showed only those need to know who
+                // leave it, and they ask.
+                if keeps && topology.eligible_replicas().next().is_some() {
+                    topology.node(node).clock.want();
+                }
             }
         }
         self.arrive(node);
@@ -397,7 +399,7 @@ impl Session {
     async fn position(&mut self, wait: Duration) -> Result<Lsn, Failure> {
         let deadline = Instant::now() + wait;
         let wake = Arc::new(Notify::new());
-        self.look_back(Consistency::Session);
+        self.look_back(Consistency::Session, Instant::now());
         // Whoever takes the position over takes no barrier with it.
         if let Some(primary) = self.shared.cluster.topology().primary {
             self.pass_barrier(primary, deadline).await?;

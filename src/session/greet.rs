@@ -2,6 +2,7 @@
 //! reported of them, and the first ReadyForQuery.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -113,7 +114,7 @@ impl Session {
         if self.shared.cluster.load().primary.is_none() {
             decision.target = Target::Replica;
         }
-        self.acquire(&mut decision).await?;
+        self.acquire(&mut decision, Instant::now()).await?;
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         server.responses.begin();
         server.output.clear();
