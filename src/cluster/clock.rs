@@ -62,6 +62,8 @@ pub struct Clock {
 struct Inner {
     ticks: VecDeque<Arc<Tick>>,
     waiting: Vec<Waiting>,
+    /// The last tick was waited for by more than one.
+    crowded: bool,
     /// Nobody waits for the node to move on until then, for those before waited in vain.
     hopeless_until: Option<Instant>,
     hopeless_for: Duration,
@@ -93,6 +95,8 @@ pub(super) struct Question {
 pub(super) enum Demand {
     /// Somebody waits and has not been asked for yet.
     Now,
+    /// The same, where others come all the time who can share the question.
+    Shared,
     /// Somebody waits for the node to move on.
     Waited,
     /// Somebody will wait.
@@ -210,7 +214,7 @@ impl Clock {
         }
         let unasked = |waiting: &Waiting| last.is_none_or(|last| waiting.after >= last);
         if inner.waiting.iter().any(unasked) {
-            Demand::Now
+            if inner.crowded { Demand::Shared } else { Demand::Now }
         } else if !inner.waiting.is_empty() {
             Demand::Waited
         } else if self.wanted.load(Ordering::Acquire) {
@@ -253,10 +257,14 @@ impl Clock {
         }
         inner.ticks.push_back(tick.clone());
         self.latest.store(Some(tick.clone()));
-        let Inner { waiting, hopeless_until, hopeless_for, .. } = &mut *inner;
+        let Inner { waiting, crowded, hopeless_until, hopeless_for, .. } = &mut *inner;
+        let mut first: Option<Arc<Notify>> = None;
+        *crowded = false;
         waiting.retain(|waiting| {
             let reached = tick.sent > waiting.after && tick.position >= waiting.position;
             if reached {
+                let first = first.get_or_insert_with(|| waiting.wake.clone());
+                *crowded |= !Arc::ptr_eq(first, &waiting.wake);
                 if waiting.position > Lsn(0) {
                     (*hopeless_until, *hopeless_for) = (None, Duration::ZERO);
                 }
@@ -319,6 +327,27 @@ pub(super) fn not_yet_written(inserted: Lsn, block_size: u64, segment_size: u64)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_waits_alone_is_asked_for_at_once_and_others_share() {
+        let (clock, start) = (Clock::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let one = Arc::new(Notify::new());
+        clock.wake_at(at(0), Lsn(0), &one);
+        clock.wake_at(at(0), Lsn(0), &one);
+        assert_eq!(clock.demand(Some(start)), Demand::Now);
+        clock.push(Tick::of_replica(Lsn(1), start, at(1)));
+        clock.wake_at(at(1), Lsn(0), &one);
+        assert_eq!(clock.demand(Some(at(1))), Demand::Now, "it was one, twice");
+        let other = Arc::new(Notify::new());
+        clock.wake_at(at(1), Lsn(0), &other);
+        clock.push(Tick::of_replica(Lsn(1), start, at(2)));
+        clock.wake_at(at(2), Lsn(0), &one);
+        assert_eq!(clock.demand(Some(at(2))), Demand::Shared);
+        clock.push(Tick::of_replica(Lsn(1), start, at(3)));
+        clock.wake_at(at(3), Lsn(0), &one);
+        assert_eq!(clock.demand(Some(at(3))), Demand::Now);
+    }
 
     #[test]
     fn a_page_header_is_not_a_position() {

@@ -1,8 +1,9 @@
 //! Asks the nodes for their clocks: one connection and one task per node.
 //!
-//! A node is asked at once when somebody waits who has not been asked for, again and again while
-//! somebody waits for it to move on (or, from PostgreSQL 19 on, to say when it has), soon when somebody
-//! will, and else each `monitor.interval`.
+//! A node is asked at once when somebody waits who has not been asked for (a moment later where others
+//! come all the time who can share the question), again and again while somebody waits for it to move
+//! on (or, from PostgreSQL 19 on, to say when it has), soon when somebody will, and else each
+//! `monitor.interval`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +23,9 @@ use crate::tls::Connector;
 /// Time between two questions while somebody waits for a node to move on. Tokio's timers have no
 /// finer grain.
 const PACE_WAITED: Duration = Duration::from_millis(1);
+/// Time between two questions while there are several who wait: as many as come meanwhile share the next.
+/// A question costs this proxy and the node a good deal more than a read does.
+const PACE_SHARED: Duration = Duration::from_millis(1);
 /// Time between two questions while somebody will want to know.
 const PACE_WANTED: Duration = Duration::from_millis(20);
 
@@ -156,6 +160,13 @@ impl Asker {
         loop {
             let pace = match clock.demand(last) {
                 Demand::Now => return,
+                Demand::Shared => {
+                    let since = last.map_or(PACE_SHARED, |last| last.elapsed());
+                    if let Some(rest) = PACE_SHARED.checked_sub(since) {
+                        sleep(rest).await;
+                    }
+                    return;
+                }
                 Demand::Waited if self.waits => {
                     if let Some(position) = clock.least_waited_for() {
                         return self.await_position(position, monitor.timeout).await;
