@@ -20,7 +20,13 @@ const READ_CHUNK: usize = 8 << 10;
 thread_local! {
     /// What a read is made into, whosever it is.
     static CHUNK: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into());
+    /// What clients have given up, for the next that are heard of: no request costs an allocation.
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
+
+/// How many buffers are kept so, and of how many bytes each at most.
+const SPARE_MOST: usize = 64;
+const SPARE_BYTES: usize = 2 << 10;
 
 /// Why there is no further request.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +113,9 @@ impl ClientConn {
             match chunk.filled() {
                 [] => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 read => {
+                    if self.input.capacity() == 0 {
+                        self.input = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+                    }
                     self.input.extend_from_slice(read);
                     Poll::Ready(Ok(()))
                 }
@@ -117,7 +126,15 @@ impl ClientConn {
     /// Gives up what the buffers of the last request have left.
     pub fn rest(&mut self) {
         if self.input.is_empty() {
-            self.input = BytesMut::new();
+            let mut given_up = std::mem::take(&mut self.input);
+            if (1..=SPARE_BYTES).contains(&given_up.capacity()) {
+                given_up.clear();
+                SPARE.with_borrow_mut(|spare| {
+                    if spare.len() < SPARE_MOST {
+                        spare.push(given_up);
+                    }
+                });
+            }
         }
         if self.output.is_empty() {
             self.output = BytesMut::new();

@@ -303,8 +303,12 @@ impl ServerConn {
 
     /// Takes note of settings that have been laid.
     pub fn set_applied(&mut self, laid: &Laid) {
-        if self.applied != *laid {
-            self.applied = laid.clone();
+        if self.applied.is(laid) {
+            return;
+        }
+        // Where they are equal the session's copy is kept: the next look at it tells by its place.
+        let applied = std::mem::replace(&mut self.applied, laid.clone());
+        if applied != *laid {
             for (name, _) in laid.iter().filter(|(name, _)| name.contains('.')) {
                 if !self.customs.contains(name) {
                     self.customs.insert(name.into());
