@@ -48,11 +48,11 @@ def spread(values, digits=1):
 
 
 def interleaved(ground, several, rounds, seconds, clients, *arguments, few=()):
-    """Runs all in turn, `rounds` times; those in `few` twice at most. Runs by name."""
+    """Runs all in turn, `rounds` times; those in `few` once. Runs by name."""
     runs = {}
     for number in range(rounds):
         for target in several:
-            if target.name in few and number >= 2:
+            if target.name in few and number > 0:
                 continue
             run = ground.run_pgbench(target, clients, seconds, *arguments)
             runs.setdefault(target.name, []).append(run)
@@ -112,10 +112,11 @@ def mix(ground, those, arguments, aims):
         (ground.directory / name).write_text(text)
     say("90/10 mix, 32 clients")
     scripts = [f"{ground.directory}/read.sql@9", f"{ground.directory}/write.sql@1"]
+    several = [those.forwarder, those.pgbouncer, those.alone, those.eventual(ground), those.causeway]
     runs = interleaved(
-        ground, [those.forwarder, those.pgbouncer, those.alone, those.causeway], min(arguments.rounds, 3),
-        arguments.seconds, 32, "-f", scripts[0], "-f", scripts[1],
+        ground, several, arguments.rounds, arguments.seconds, 32, "-f", scripts[0], "-f", scripts[1],
     )
+    judge_consistency(runs, "90/10 mix, 32 clients", 0.9, aims)
     bare = mid(runs["forwarder"], "cpu")
     rows = []
     for name, of_target in runs.items():
@@ -128,6 +129,49 @@ def mix(ground, those, arguments, aims):
         aims.add(f"CPU per statement of the 90/10 mix against the forwarder: {name}", mid(runs[name], "cpu") / bare, 1.3, " x")
     columns = ["target", "statements/s", "p99 ms", "proxy CPU µs/statement", "x forwarder"]
     return [Table("90/10 mix of reads and writes, 32 clients", "", columns, rows)]
+
+
+def consistency(ground, those, arguments, aims):
+    """The same nodes with and without the promise that nobody falls behind what was written and seen."""
+    rows = []
+    for clients in [8, 32]:
+        say(f"consistency, select-only, {clients} clients")
+        several = [those.forwarder, those.eventual(ground), those.causeway]
+        runs = interleaved(ground, several, arguments.rounds, arguments.seconds, clients, "-b", SELECT)
+        judge_consistency(runs, f"select-only, {clients} clients", 0.97, aims)
+        bare = mid(runs["forwarder"], "cpu")
+        for name, of_target in runs.items():
+            cpu = [run.cpu for run in of_target]
+            rows.append([
+                clients, name, spread([run.tps for run in of_target], 0), f"{mid(of_target, 'p99'):.3f}",
+                spread(cpu), f"{median(cpu) / bare:.2f}",
+            ])
+    columns = ["clients", "target", "queries/s", "p99 ms", "proxy CPU µs/query", "x forwarder"]
+    note = "A primary and two replicas; simple protocol. The 90/10 mix is in the table above."
+    return [Table("Level eventual beside level session, select-only", note, columns, rows)]
+
+
+def judge_consistency(runs, label, least, aims):
+    eventual, session = runs["causeway eventual"], runs["causeway"]
+    aims.add(f"throughput of level session against eventual: {label}", mid(session, "tps") / mid(eventual, "tps"), least, " x", less=False)
+
+
+def tls(ground, those, arguments, aims):
+    """TLS toward clients, plain toward the primary."""
+    several = [targets.pgbouncer(ground, tls=True), targets.causeway(ground, "causeway-1 tls", ground.ports[:1], tls=True)]
+    rows = []
+    for clients in [8, 32]:
+        say(f"select-only over TLS, {clients} clients")
+        runs = interleaved(ground, several, arguments.rounds, arguments.seconds, clients, "-b", SELECT)
+        bouncer, ours = (mid(runs[target.name], "cpu") for target in several)
+        for name, of_target in runs.items():
+            rows.append([
+                clients, name, spread([run.tps for run in of_target], 0), f"{mid(of_target, 'p50'):.3f}",
+                f"{mid(of_target, 'p99'):.3f}", spread([run.cpu for run in of_target]),
+            ])
+        aims.add(f"CPU per query over TLS against PgBouncer, {clients} clients", ours / bouncer, 1.15, " x")
+    columns = ["clients", "target", "queries/s", "p50 ms", "p99 ms", "proxy CPU µs/query"]
+    return [Table("Select-only with TLS to clients, simple protocol", "", columns, rows)]
 
 
 def routing_share(ground, those, arguments, aims):
@@ -180,27 +224,35 @@ def idle_clients(ground, those, arguments, aims):
     """Connected and logged in, each after one query, and silent."""
     count = min(10_000 if not arguments.quick else 1000, (arguments.files - 500))
     rows = []
-    for start in [lambda: targets.causeway(ground, "causeway idle", ground.ports[:3]), lambda: targets.pgbouncer(ground)]:
-        target = start()
-        Client(target.port).close()
-        time.sleep(1)
-        before, began = processes.pss(target.pid), time.monotonic()
-        crowd = subprocess.Popen(
-            [sys.executable, __file__, "crowd", str(target.port), str(count)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )
-        if crowd.stdout.readline() != b"ready\n":
-            raise RuntimeError("the crowd did not get in")
-        took = time.monotonic() - began
-        time.sleep(1)
-        each = (processes.pss(target.pid) - before) / count
-        say(f"  {target.name}: {each:.0f} bytes a client, {count / took:.0f} logins/s")
-        rows.append([target.name.split()[0], f"{count:,}", f"{each / 1024:.2f}"])
-        crowd.stdin.close()
-        crowd.wait()
-        if target.name.startswith("causeway"):
-            aims.add("KiB (PSS) for an idle client", each / 1024, 4, " KiB")
+    for tls in [False, True]:
+        ours = targets.causeway(ground, "causeway tls idle" if tls else "causeway idle", ground.ports[:3], tls=tls)
+        for target in [ours, targets.pgbouncer(ground, tls=tls)]:
+            each = of_a_crowd(target, count)
+            rows.append([target.name.removesuffix(" idle"), f"{count:,}", f"{each / 1024:.2f}"])
+            if target is ours:
+                label = "KiB (PSS) for an idle client" + (" with TLS" if tls else "")
+                aims.add(label, each / 1024, 12 if tls else 4, " KiB")
     return [Table("Idle clients", "", ["target", "clients", "KiB (PSS) each"], rows)]
+
+
+def of_a_crowd(target, count):
+    """Bytes (PSS) for each of so many idle clients."""
+    Client(target.port, target.tls).close()
+    time.sleep(1)
+    before, began = processes.pss(target.pid), time.monotonic()
+    crowd = subprocess.Popen(
+        [sys.executable, __file__, "crowd", str(target.port), str(count), str(int(target.tls))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )
+    if crowd.stdout.readline() != b"ready\n":
+        raise RuntimeError("the crowd did not get in")
+    took = time.monotonic() - began
+    time.sleep(1)
+    each = (processes.pss(target.pid) - before) / count
+    say(f"  {target.name}: {each:.0f} bytes a client, {count / took:.0f} logins/s")
+    crowd.stdin.close()
+    crowd.wait()
+    return each
 
 
 def many_active(ground, those, arguments, aims):
@@ -273,6 +325,8 @@ def scale(ground, those, arguments, aims):
 CELLS = {
     "select-only": select_only,
     "mix": mix,
+    "consistency": consistency,
+    "tls": tls,
     "routing": routing_share,
     "big": big_results,
     "idle": idle_clients,
@@ -282,14 +336,14 @@ CELLS = {
 }
 
 
-def crowd(port, count):
+def crowd(port, count, tls):
     """So many clients, silent until standard input ends."""
     import ground
 
     ground.raise_limits()
     clients = []
     for _ in range(count):
-        clients.append(Client(port))
+        clients.append(Client(port, bool(tls)))
         clients[-1].flood("SELECT 1")
     print("ready", flush=True)
     sys.stdin.read()

@@ -13,8 +13,8 @@ import processes
 class Target:
     """Something that pgbench connects to; `pid` is the proxy's, if there is one."""
 
-    def __init__(self, name, port, pid=None):
-        self.name, self.port, self.pid = name, port, pid
+    def __init__(self, name, port, pid=None, tls=False):
+        self.name, self.port, self.pid, self.tls = name, port, pid, tls
 
     def cpu(self):
         """Seconds of processor time that the proxy has used."""
@@ -25,7 +25,7 @@ CAUSEWAY = """\
 [proxy]
 listen = "127.0.0.1:{port}"
 http = "127.0.0.1:{http}"
-{proxy}
+
 [cluster]
 nodes = [{nodes}]
 
@@ -47,6 +47,7 @@ consistency = "{consistency}"
 [[user]]
 name = "app"
 password = "app"
+{tables}
 """
 
 PGBOUNCER = """\
@@ -120,28 +121,51 @@ def own_directory(ground, name):
     return directory, ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"]
 
 
-def started(ground, name, port, command):
+def started(ground, name, port, command, tls=False):
     process = ground.spawn(command, ground.directory / f"{name.replace(' ', '-')}.log", guard=True)
     await_port(port, process, name)
-    return Target(name, port, process.pid)
+    return Target(name, port, process.pid, tls)
 
 
 def program(name):
     return shutil.which(name) or f"/usr/sbin/{name}"
 
 
-def causeway(ground, name, ports, consistency="session", size=20, extra=""):
+def certificate(ground):
+    """A key and a certificate for it, made at the first call."""
+    key, chain = ground.directory / "tls.key", ground.directory / "tls.crt"
+    if not chain.exists():
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-keyout", key, "-out", chain],
+            check=True, capture_output=True,
+        )
+        if os.geteuid() == 0:
+            shutil.chown(key, "postgres", "postgres")
+    return key, chain
+
+
+def causeway(ground, name, ports, consistency="session", size=20, tls=False):
     port, http = free_port(), free_port()
+    tables = ""
+    if tls:
+        key, chain = certificate(ground)
+        tables = f'\n[tls]\nmode = "require"\ncertificate = "{chain}"\nkey = "{key}"'
     config = ground.directory / f"{name.replace(' ', '-')}-{port}.toml"
     nodes = ", ".join(f'"127.0.0.1:{node}"' for node in ports)
     config.write_text(
-        CAUSEWAY.format(port=port, http=http, nodes=nodes, consistency=consistency, size=size, proxy=extra)
+        CAUSEWAY.format(port=port, http=http, nodes=nodes, consistency=consistency, size=size, tables=tables)
     )
-    return started(ground, name, port, [TARGET / "release/causeway", "run", "--config", config])
+    return started(ground, name, port, [TARGET / "release/causeway", "run", "--config", config], tls)
 
 
-def pgbouncer(ground, mode="transaction", size=20, extra=""):
+def pgbouncer(ground, mode="transaction", size=20, tls=False):
     name = "pgbouncer" if mode == "transaction" else f"pgbouncer ({mode})"
+    extra = ""
+    if tls:
+        name = "pgbouncer tls"
+        key, chain = certificate(ground)
+        extra = f"client_tls_sslmode = require\nclient_tls_key_file = {key}\nclient_tls_cert_file = {chain}"
     port = free_port()
     directory, prefix = own_directory(ground, f"pgbouncer-{port}")
     # Given the password it would derive the keys anew for each login.
@@ -152,7 +176,7 @@ def pgbouncer(ground, mode="transaction", size=20, extra=""):
     if not knows_prepared_statements():
         text = text.replace("max_prepared_statements = 200\n", "")
     config.write_text(text)
-    return started(ground, name, port, [*prefix, program("pgbouncer"), config])
+    return started(ground, name, port, [*prefix, program("pgbouncer"), config], tls)
 
 
 def knows_prepared_statements():
