@@ -64,8 +64,8 @@ def report(tables, aims, arguments):
     lines = grounds.machine()
     lines += [
         "",
-        f"Select-only: medians of {arguments.rounds} rounds of {arguments.seconds} s in turn, with the least and the most "
-        "in parentheses (direct, haproxy and pgpool: one round).",
+        f"Medians of {arguments.rounds} rounds of {arguments.seconds} s in turn, with the least and the most in parentheses "
+        "(one client and TLS: three rounds at most; direct, haproxy and pgpool: one).",
         "",
     ]
     lines += table(cells.Table("Aims", "", ["what", "aim", "measured", "met"], aims.rows))
