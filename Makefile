@@ -44,9 +44,9 @@ consistency:          ## never older than your own writes, under every fault (ta
 
 # LEAKS=clients,transactions,servers
 LEAKS ?= 32,100000,4
-leaks:                ## 32 clients with sessions of their own on 4 servers a pool: nothing may be mixed (about 10 minutes)
+leaks:                ## 32 clients with sessions of their own on 4 servers a pool: nothing may be mixed (about 25 minutes)
 	@sh scripts/setup.sh build postgres
-	LEAKS=$(LEAKS) cargo test --locked --test integration nobody_sees -- --nocapture
+	LEAKS=$(LEAKS) cargo test --locked --test integration nobody_sees_what_another_has -- --nocapture
 
 # REGRESS="--keep DIR" keeps the outputs; names of tests run only these.
 regress:              ## PostgreSQL's own regression suite through Causeway, compared with a direct run (about 6 minutes)

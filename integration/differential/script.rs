@@ -20,8 +20,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::wire::frame;
 
-const FILES: &[&str] =
-    &["simple", "transactions", "settings", "prepared", "pipelines", "copy", "state", "broken"];
+const FILES: &[&str] = &[
+    "simple",
+    "transactions",
+    "settings",
+    "prepared",
+    "pipelines",
+    "copy",
+    "state",
+    "odd",
+    "broken",
+];
 
 /// One scenario.
 #[derive(Debug, Default)]

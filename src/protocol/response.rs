@@ -26,6 +26,9 @@ const REPORTED_MOST: usize = 1 << 20;
 /// What a setting counts for beside its text.
 const REPORT_COST: usize = 64;
 
+/// The five letters of an error's code.
+pub type SqlState = [u8; 5];
+
 /// One message that was sent and that the server will answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Expect {
@@ -159,7 +162,7 @@ pub struct Responses {
     hidden: bool,
     /// Whether the last CommandComplete said ROLLBACK.
     rolled_back: bool,
-    failed: bool,
+    failed: Option<SqlState>,
     completed: usize,
     rows_shown: bool,
     stale_plan: bool,
@@ -196,7 +199,7 @@ impl Default for Responses {
             in_copy: false,
             hidden: false,
             rolled_back: false,
-            failed: false,
+            failed: None,
             completed: 0,
             rows_shown: false,
             stale_plan: false,
@@ -235,7 +238,7 @@ impl Responses {
         self.shown = false;
         self.hidden = false;
         self.rolled_back = false;
-        self.failed = false;
+        self.failed = None;
         self.completed = 0;
         self.rows_shown = false;
         self.stale_plan = false;
@@ -339,6 +342,12 @@ impl Responses {
     /// Whether the client was shown an error in this exchange.
     #[must_use]
     pub fn failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// The SQLSTATE of the last such error.
+    #[must_use]
+    pub fn failed_with(&self) -> Option<SqlState> {
         self.failed
     }
 
@@ -698,7 +707,7 @@ impl Responses {
         };
         if !own || !in_query {
             self.committed = true;
-            self.failed = true;
+            self.failed = Some(sqlstate.first_chunk().copied().unwrap_or(*b"XX000"));
         }
         if !in_query {
             self.skip_to_sync();

@@ -11,7 +11,9 @@ use bytes::{BufMut, Bytes};
 use super::audit::custom_names;
 use super::judge::Judge;
 use super::lend::{Amended, refuse_in_failed};
-use super::machine::{Book, Machine, Phase, Portal, bind_fields, changes, parse_fields};
+use super::machine::{
+    Book, Machine, Phase, Portal, bind_fields, changes, is_opaque, parse_fields, statement_named,
+};
 use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
@@ -97,6 +99,12 @@ impl Machine {
         self.pending.clear();
         self.reclaim(request, server);
         self.lend_position(server);
+        if self.statements.has_any_of_sql() {
+            let ran = self.ran(request, buffer, judge);
+            if ran.scripts().iter().any(|script| is_opaque(script, judge)) {
+                self.lend_to_functions(server);
+            }
+        }
         if request.end == End::Query {
             return self.compose_query(buffer, request.frames[0], server, judge);
         }
@@ -194,8 +202,10 @@ impl Machine {
                     self.ensure_prepared(&prepared, server);
                     let mut renamed = bytes::BytesMut::new();
                     put_server_name(&mut renamed, prepared.number);
+                    let (head, tail) = (&arrived[frame::HEADER + portal.len() + 1..], rest.len());
+                    let called = head.len() - tail - 1;
                     // The frame's length counts neither its type nor the old name any more.
-                    let length = header.length - 1 - name.len() + renamed.len();
+                    let length = header.length - 1 - called + renamed.len();
                     server.output.put_u8(b'B');
                     server.output.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
                     server.output.extend_from_slice(portal);
@@ -377,7 +387,6 @@ impl Machine {
             let effective = self.effective(&script);
             if self.note_calls(&effective, judge) {
                 self.note_names(name, rest);
-                self.lend_to_functions(server);
             }
             self.claim_sequences(&effective, true, server, judge);
         }
@@ -456,11 +465,7 @@ impl Machine {
     }
 
     fn compose_describe(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
-        let name = match body {
-            [b'S', rest @ ..] => frame::cstr(rest).map(|(name, _)| name),
-            _ => None,
-        };
-        match name {
+        match statement_named(body) {
             Some(b"") => {
                 if let Some((_, _, script, _)) = self.statements.unnamed.get() {
                     let script = script.clone();
@@ -496,11 +501,7 @@ impl Machine {
     }
 
     fn compose_close(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
-        let name = match body {
-            [b'S', rest @ ..] => frame::cstr(rest).map(|(name, _)| name),
-            _ => None,
-        };
-        match name {
+        match statement_named(body) {
             Some(b"") => {
                 self.statements.unnamed.clear();
                 server.unnamed = None;
@@ -549,7 +550,7 @@ impl Machine {
         let script = self.script_of(frame, text, judge);
         let effective = self.effective(&script);
         self.claim_sequences(&effective, false, server, judge);
-        let amended = if (changes(&script) || self.opaque) && self.ascii_safe {
+        let amended = if changes(&script) && self.ascii_safe {
             self.amend(text, &script, server)
         } else {
             None

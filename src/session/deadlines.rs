@@ -1,5 +1,6 @@
 //! Time limits: `query_timeout`, `transaction_timeout`, `idle_in_transaction_timeout` and
-//! `idle_timeout`.
+//! `idle_timeout`; and PostgreSQL's `idle_session_timeout` and `idle_in_transaction_session_timeout`, which
+//! a session may have set, while it has no server to keep them.
 //!
 //! Each worker has one coarse [`Clock`]. A session that has limits leaves its next deadline there; one
 //! that has none never looks at it, and no request has a timer of its own. What is late is first
@@ -43,12 +44,22 @@ pub enum Overdue {
     IdleInTransaction,
     /// `idle_timeout`
     Idle,
+    /// PostgreSQL's `idle_session_timeout`
+    IdleSession,
+    /// PostgreSQL's `idle_in_transaction_session_timeout`
+    IdleInTransactionSession,
 }
 
 impl Overdue {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::Query, Self::Transaction, Self::IdleInTransaction, Self::Idle];
+    pub const ALL: [Self; 6] = [
+        Self::Query,
+        Self::Transaction,
+        Self::IdleInTransaction,
+        Self::Idle,
+        Self::IdleSession,
+        Self::IdleInTransactionSession,
+    ];
 
     /// The setting's name.
     #[must_use]
@@ -58,6 +69,8 @@ impl Overdue {
             Self::Transaction => "transaction_timeout",
             Self::IdleInTransaction => "idle_in_transaction_timeout",
             Self::Idle => "idle_timeout",
+            Self::IdleSession => "idle_session_timeout",
+            Self::IdleInTransactionSession => "idle_in_transaction_session_timeout",
         }
     }
 
@@ -71,14 +84,17 @@ impl Overdue {
             Self::Transaction => {
                 ErrorReport::fatal("25P04", "terminating connection due to transaction timeout")
             }
-            Self::IdleInTransaction => ErrorReport::fatal(
+            Self::IdleInTransaction | Self::IdleInTransactionSession => ErrorReport::fatal(
                 "25P03",
                 "terminating connection due to idle-in-transaction timeout",
             ),
-            Self::Idle => {
+            Self::Idle | Self::IdleSession => {
                 ErrorReport::fatal("57P05", "terminating connection due to idle-session timeout")
             }
         };
+        if matches!(self, Self::IdleSession | Self::IdleInTransactionSession) {
+            return report;
+        }
         report.with_detail(format!("The limit is {} of the proxy.", self.as_str()))
     }
 }
@@ -270,23 +286,32 @@ impl Session {
     pub(super) fn on_silence(&mut self) {
         let idle = self.machine.is_idle();
         let idle_timeout = self.eyes.rules.settings.limits.idle_timeout;
+        // A server keeps the session's own limits, and its words are passed on.
+        let alone = self.lease.is_none();
+        let own = |limit: Option<Duration>| limit.filter(|_| alone);
+        let (own_idle, own_in_transaction) =
+            (own(self.eyes.options.idle_session), own(self.eyes.options.idle_in_transaction));
         let now = Instant::now();
         let deadlines = self.deadlines();
         let times = deadlines.times;
         if idle {
             deadlines.transaction_began = None;
-            self.set_deadline([(idle_timeout, now, Overdue::Idle); 2]);
+            self.set_deadline([
+                (idle_timeout, now, Overdue::Idle),
+                (own_idle, now, Overdue::IdleSession),
+            ]);
         } else {
             let began = *deadlines.transaction_began.get_or_insert(now);
             self.set_deadline([
                 (times.idle_in_transaction, now, Overdue::IdleInTransaction),
+                (own_in_transaction, now, Overdue::IdleInTransactionSession),
                 (times.transaction, began, Overdue::Transaction),
             ]);
         }
     }
 
     /// Takes the earliest; a limit of zero is none.
-    fn set_deadline(&mut self, limits: [(Option<Duration>, Instant, Overdue); 2]) {
+    fn set_deadline<const N: usize>(&mut self, limits: [(Option<Duration>, Instant, Overdue); N]) {
         let clock = self.shared.clocks.of(self.worker);
         let due = |(limit, since, overdue): (Option<Duration>, Instant, Overdue)| {
             let limit = limit.filter(|limit| !limit.is_zero())?;
@@ -311,8 +336,8 @@ impl Session {
         if !self.eyes.rules.router.rules().timed {
             return usual;
         }
-        let scripts = self.machine.scripts(request, &self.client.input, &self.eyes);
-        let mut by_rule = scripts.iter().flatten().map(|script| self.eyes.times_of(script));
+        let ran = self.machine.ran(request, &self.client.input, &self.eyes);
+        let mut by_rule = ran.scripts().iter().map(|script| self.eyes.times_of(script));
         by_rule.find(|times| !times.is_empty()).unwrap_or_default().or(usual)
     }
 

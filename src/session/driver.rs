@@ -25,6 +25,7 @@ use super::post::Post;
 use super::registry::Entry;
 use super::relay::{self, Outcome, RelayError, Turn};
 use super::shared::Shared;
+use super::texts::Ran;
 use crate::client::ClientConn;
 use crate::cluster::NodeId;
 use crate::pool::{Account, Lease};
@@ -69,6 +70,10 @@ pub struct Session {
     /// Replicas that the request under way has been lost on: it is not tried there again, for the
     /// other idle servers of a node that died are as dead.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
+    /// What a replica said to the request under way, which the primary now decides.
+    refusal: Option<Box<ErrorReport>>,
+    /// What the request under way runs, if its bytes are gone already.
+    ran: Option<Ran>,
     /// What it must not fall behind.
     pub(super) held: Held,
     pins_seen: Pins,
@@ -105,6 +110,8 @@ impl Session {
             limits,
             on_replica: false,
             lost_on: SmallVec::new(),
+            refusal: None,
+            ran: None,
             held: Held::default(),
             pins_seen: Pins::default(),
             look_seen: 0,
@@ -176,6 +183,9 @@ impl Session {
     /// The next request, whole. While the client is silent the leased server is listened to, if
     /// there is one.
     async fn next_request(&mut self, post: &Post) -> Result<Request, SessionEnd> {
+        if self.eyes.miss(self.machine.settings.current()) {
+            self.look();
+        }
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_silence();
         }
@@ -249,8 +259,13 @@ impl Session {
         if let RelayError::Client(source) = error {
             return Err(SessionEnd::Client(source));
         }
-        let report = self.lease.as_ref().and_then(|lease| lease.responses.last_error().cloned());
+        let responses = self.lease.as_ref().map(|lease| &lease.responses);
+        let report = responses.and_then(|responses| responses.last_error().cloned());
+        let body = responses.map_or_else(Box::default, |said| Box::from(said.last_words()));
         self.drop_lease();
+        if let Some(said) = report.clone().filter(is_for_silence) {
+            return Err(SessionEnd::Ended { said: Box::new(said), body });
+        }
         if self.machine.is_idle() {
             // What pinned the session is gone with the server; the client must not go on as if not.
             return Err(SessionEnd::PinnedServerLost(report.map(Box::new)));
@@ -260,14 +275,19 @@ impl Session {
         Ok(())
     }
 
+    /// Looks again at all that the session's eyes see.
+    fn look(&mut self) {
+        if self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8()) {
+            self.adopt_options();
+        }
+    }
+
     async fn serve(&mut self, request: Request) -> Result<(), SessionEnd> {
         if self.skipping {
             return self.skip(&request).await;
         }
         let status = self.lease.as_ref().map(|lease| lease.responses.status());
-        if self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8()) {
-            self.adopt_options();
-        }
+        self.look();
         let (input, lexis) = (&self.client.input, self.machine.lexis);
         self.eyes.studied.study(&request, input, lexis, &self.shared.scripts).await;
         if self.eyes.timed || self.deadlines.is_some() {
@@ -328,6 +348,8 @@ impl Session {
         let mut decision = first;
         let mut attempt = 0;
         self.lost_on.clear();
+        self.refusal = None;
+        self.ran = None;
         loop {
             attempt += 1;
             self.retire_servers();
@@ -430,7 +452,7 @@ impl Session {
             other => other,
         };
         match outcome {
-            Ok(Outcome::Refused) => Box::pin(self.on_refused(request, decision)).await,
+            Ok(Outcome::Refused) => Box::pin(self.on_refused()).await,
             Ok(_) => self.on_ready(request).await,
             Err(error) => Err(self.lost(request, error, fresh)),
         }
@@ -439,6 +461,8 @@ impl Session {
     /// Goes on in both directions at once; the request's bytes are done with.
     async fn stream(&mut self, request: &Request, turn: Turn) -> Result<Outcome, RelayError> {
         let Some(server) = self.lease.as_mut() else { return Ok(Outcome::Ready) };
+        // Who asks later what it ran cannot read it any more.
+        self.ran = Some(self.machine.ran(request, &self.client.input, &self.eyes));
         self.client.input.advance(request.length);
         self.client.streamed = true;
         self.client.sync_passed = turn != Turn::Pipeline;
@@ -448,8 +472,17 @@ impl Session {
         Ok(Outcome::Ready)
     }
 
+    /// What the request under way runs.
+    fn take_ran(&mut self, request: &Request) -> Ran {
+        let ran = self.ran.take();
+        ran.unwrap_or_else(|| self.machine.ran(request, &self.client.input, &self.eyes))
+    }
+
     /// The server is ready: the machine keeps it or gives it back.
     async fn on_ready(&mut self, request: &Request) -> Result<(), Failure> {
+        if let Some(refusal) = self.refusal.take() {
+            self.learn(request, &refusal);
+        }
         let Some(server) = self.lease.as_mut() else { return Ok(()) };
         if let Some(report) = server.responses.own_failure() {
             let report = report.clone();
@@ -550,7 +583,7 @@ impl Session {
     }
 
     /// A replica said "not here" before anything was shown.
-    async fn on_refused(&mut self, request: &Request, decision: &Decision) -> Result<(), Failure> {
+    async fn on_refused(&mut self) -> Result<(), Failure> {
         let Some(server) = self.lease.as_mut() else { return Ok(()) };
         let report = server.responses.last_error().cloned();
         let drained = relay::drain(server).await;
@@ -564,22 +597,30 @@ impl Session {
         }
         let Some(report) = report else { return Ok(()) };
         if report.sqlstate != RECOVERY_CONFLICT {
-            let scripts = self.machine.scripts(request, &self.client.input, &self.eyes);
-            for script in scripts.iter().flatten() {
-                let learned = self.eyes.rules.router.learned();
-                if learned.learn(&self.account.database, script.shape) {
-                    tracing::warn!(
-                        %report,
-                        database = %self.account.database,
-                        statement = script.statements.first().map_or("", |first| first.verb),
-                        shape = format_args!("{:032x}", script.shape),
-                        reason = %decision.reason,
-                        "a replica refused a statement: its shape goes to the primary from now on"
-                    );
-                }
-            }
+            self.refusal = Some(Box::new(report.clone()));
         }
         Err(Failure::Refused(Box::new(report)))
+    }
+
+    /// The primary has answered what a replica refused. Unless it says the same, the shape has nothing to
+    /// look for on a replica.
+    fn learn(&mut self, request: &Request, refusal: &ErrorReport) {
+        let Some(server) = self.lease.as_ref() else { return };
+        if server.responses.failed_with().is_some_and(|said| said == refusal.sqlstate.as_bytes()) {
+            return;
+        }
+        let ran = self.take_ran(request);
+        for script in ran.scripts() {
+            if self.eyes.rules.router.learned().learn(&self.account.database, script.shape) {
+                tracing::warn!(
+                    report = %refusal,
+                    database = %self.account.database,
+                    statement = script.statements.first().map_or("", |first| first.verb),
+                    shape = format_args!("{:032x}", script.shape),
+                    "a replica refused a statement: its shape goes to the primary from now on"
+                );
+            }
+        }
     }
 
     /// What it means that an exchange broke off.
@@ -595,6 +636,7 @@ impl Session {
             }
             error => error,
         };
+        let ran = self.take_ran(request);
         let Some(lease) = self.lease.as_ref() else { return Failure::TransactionLost };
         let node = lease.identity.node;
         let epoch = lease.epoch;
@@ -615,7 +657,8 @@ impl Session {
         }
         if let Some(report) = said.as_ref().filter(|report| {
             report.sqlstate == PROTOCOL_VIOLATION
-                || self.machine.ends_servers(request, &self.client.input, &self.eyes)
+                || ran.ends_servers()
+                || is_for_silence(report) && (!fresh || pinned)
         }) {
             // The client's own doing.
             return Failure::Client(SessionEnd::Ended { said: Box::new(report.clone()), body });
@@ -624,19 +667,14 @@ impl Session {
             return Failure::Client(SessionEnd::PinnedServerLost(said.map(Box::new)));
         }
         if !fresh {
-            let commits = self.machine.commits(request, &self.client.input, &self.eyes);
-            return match commits {
+            return match ran.commits() {
                 true if self.on_replica => Failure::ReadsLost,
                 true => Failure::CommitUnknown,
                 false => Failure::TransactionLost,
             };
         }
         let ran_nothing = said.is_some() && !committed;
-        if !shown
-            && (self.on_replica
-                || ran_nothing
-                || self.machine.only_reads(request, &self.client.input, &self.eyes))
-        {
+        if !shown && (self.on_replica || ran_nothing || ran.only_reads()) {
             return Failure::ServerLost;
         }
         if self.on_replica { Failure::AnswerLost } else { Failure::CommitUnknown }
@@ -663,7 +701,7 @@ impl Session {
         let in_transaction = self.machine.client_status() != b'I' && !failure.ends_transaction();
         let done = matches!(failure, Failure::TransactionLost)
             && !self.client.streamed
-            && self.machine.rolls_back(request, &self.client.input, &self.eyes);
+            && self.machine.ran(request, &self.client.input, &self.eyes).rolls_back();
         self.machine.on_server_lost(in_transaction);
         if done {
             // What the client asks for has come about by itself.
@@ -697,6 +735,12 @@ impl Session {
 
 /// What a server says last when a client has broken the protocol.
 const PROTOCOL_VIOLATION: &str = "08P01";
+
+/// Whether a server ended the connection because its client was silent for longer than it had said
+/// it would be, or its transaction took longer.
+fn is_for_silence(report: &ErrorReport) -> bool {
+    matches!(&*report.sqlstate, "25P03" | "57P05" | "25P04")
+}
 
 /// What a replica says when replay had to end a statement: nothing about the statement itself.
 const RECOVERY_CONFLICT: &str = "40001";

@@ -50,7 +50,7 @@ impl Eyes {
         let mut eyes = Self {
             circumstances: Circumstances::default(),
             versions: (0, 0),
-            timed: is_timed(&rules, times),
+            timed: false,
             times,
             rules,
             catalog: shared.catalogs.get(&account.database),
@@ -61,8 +61,15 @@ impl Eyes {
             options: Options::of(laid),
             names_are_utf8: true,
         };
+        eyes.timed = eyes.is_timed();
         eyes.reckon();
         eyes
+    }
+
+    /// Whether these settings are not those that were last looked at.
+    #[must_use]
+    pub fn miss(&self, laid: &Laid) -> bool {
+        !laid.is(&self.seen)
     }
 
     /// Looks again: at the rules, the catalog, and the session's settings. Whether these have changed.
@@ -72,8 +79,8 @@ impl Eyes {
         let rules = self.shared.rules.load();
         if !Arc::ptr_eq(&rules, &self.rules) {
             self.times = Shared::times(&rules.settings, &self.account.user);
-            self.timed = is_timed(&rules, self.times);
             self.rules = rules.clone();
+            self.timed = self.is_timed();
             changed = true;
         }
         drop(rules);
@@ -83,6 +90,7 @@ impl Eyes {
             set = *laid != self.seen;
             if set {
                 self.options = Options::of(laid);
+                self.timed = self.is_timed();
             }
             self.seen = laid.clone();
         }
@@ -91,6 +99,13 @@ impl Eyes {
             self.reckon();
         }
         set
+    }
+
+    fn is_timed(&self) -> bool {
+        self.rules.router.rules().timed
+            || self.rules.settings.limits.idle_timeout.is_some()
+            || !self.times.is_empty()
+            || self.options.limits_silence()
     }
 
     fn versions_now(&self) -> (u64, u64) {
@@ -102,11 +117,6 @@ impl Eyes {
         self.versions = self.versions_now();
         self.circumstances = self.rules.router.circumstances(&self.view());
     }
-}
-
-/// Whether a session with these limits of its own has any.
-fn is_timed(rules: &Rules, times: TimeLimits) -> bool {
-    rules.router.rules().timed || rules.settings.limits.idle_timeout.is_some() || !times.is_empty()
 }
 
 impl Eyes {

@@ -21,7 +21,7 @@ pub enum SessionEnd {
     /// The client sent something that is not a frame.
     #[error("the client broke the protocol")]
     Frame(#[from] FrameError),
-    /// The server ended the connection for what the client did, and said so.
+    /// The server ended the connection for what the client did or failed to do, and said so.
     #[error("the server ended the connection: {said}")]
     Ended {
         /// What it said.

@@ -6,10 +6,12 @@
 //! closed before it serves another. Where the client's own text is sent with statements of Causeway's
 //! added, the client sees none of their answers.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 use super::machine::{Machine, Phase};
-use super::statements::{By, put_server_name};
+use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Request};
 use crate::protocol::response::{Completion, Sent};
 use crate::protocol::write;
@@ -20,6 +22,10 @@ use crate::sql::{self, Script};
 
 /// The name of what is prepared and bound for a moment.
 const FOR_A_MOMENT: &[u8] = b"cw_run";
+
+/// Around what may fail inside the client's transaction.
+const SAVE: &[u8] = b"SAVEPOINT cw_lend";
+const UNDO: &[u8] = b"ROLLBACK TO SAVEPOINT cw_lend; RELEASE SAVEPOINT cw_lend";
 
 /// DISCARD ALL, apart from what it does to the settings of a start-up packet, as statements that may
 /// stand together (PostgreSQL's `DiscardAll`).
@@ -96,12 +102,36 @@ impl Machine {
         }
     }
 
-    /// Lends every statement of SQL's PREPARE: what may do anything may execute it by its name.
+    /// Lends every statement of SQL's PREPARE, ahead of a request: what may do anything may execute it by
+    /// its name. One that cannot be prepared any more is of no interest, so none may fail the
+    /// transaction of the client's.
     pub(super) fn lend_to_functions(&mut self, server: &mut ServerConn) {
-        let sql = self.statements.iter().filter(|(_, prepared)| prepared.by == By::Sql);
-        let names: Vec<Bytes> = sql.map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.lend(&name, server);
+        let status = server.responses.status();
+        if status == b'E' {
+            return;
+        }
+        let in_transaction = status == b'T' || matches!(self.phase, Phase::Held { .. });
+        let missing = |(name, prepared): &(&Bytes, &Arc<Prepared>)| {
+            prepared.by == By::Sql && server.lent.get(*name) != Some(&prepared.number)
+        };
+        let missing = self.statements.iter().filter(missing);
+        let missing: Vec<(Bytes, Arc<Prepared>)> =
+            missing.map(|(name, prepared)| (name.clone(), prepared.clone())).collect();
+        for (name, prepared) in missing {
+            if server.lent.contains_key(&name) {
+                close_all(std::slice::from_ref(&name), false, server);
+            }
+            if in_transaction {
+                query(SAVE, server);
+            }
+            run(&prepared.text, server, Failing::Quiet);
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+            if in_transaction {
+                // No transaction takes a PREPARE back.
+                query(UNDO, server);
+            }
+            server.lent.insert(name, prepared.number);
         }
     }
 
@@ -143,9 +173,6 @@ impl Machine {
         }
         let before = server.output.len();
         self.lend_names(script, server);
-        if self.opaque {
-            self.lend_to_functions(server);
-        }
         if server.output.len() > before {
             write::sync(&mut server.output);
             server.responses.expect_own(Sent::Sync, None);
@@ -306,6 +333,13 @@ fn run(text: &[u8], server: &mut ServerConn, failing: Failing) {
             Failing::Quiet => server.responses.expect_quiet(sent),
         }
     }
+}
+
+/// Runs a query of Causeway's own.
+fn query(text: &[u8], server: &mut ServerConn) {
+    write::query(&mut server.output, text);
+    server.responses.expect_own(Sent::Query, None);
+    server.unnamed = None;
 }
 
 fn close_all(names: &[Bytes], in_pipeline: bool, server: &mut ServerConn) {

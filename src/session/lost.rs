@@ -1,13 +1,15 @@
-//! A transaction whose server is gone: what its client hears until it has ended it, and what may be
-//! said of what the server ran last.
+//! A transaction whose server is gone: what its client hears until it has ended it.
+
+use bytes::Bytes;
 
 use super::judge::Judge;
-use super::machine::{Machine, Phase, Step, bind_fields, parse_fields};
+use super::machine::{Machine, Phase, Step, parse_fields, statement_named};
+use super::texts::{Runs, Texts};
 use crate::protocol::request::{End, Request};
-use crate::protocol::{ErrorReport, frame, write};
+use crate::protocol::{ErrorReport, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::sql::statement::{Class, Statement, Transaction};
+use crate::sql::statement::{Statement, Transaction};
 
 impl Machine {
     pub(super) fn answer_lost_query(&mut self, only: Option<&Statement>) -> Step {
@@ -27,39 +29,29 @@ impl Machine {
         buffer: &[u8],
         judge: &impl Judge,
     ) -> Step {
+        let mut texts = Texts::default();
         let mut ending = false;
         for frame in &request.frames {
             let body = frame.body(buffer);
-            match frame.kind {
-                b'P' => {
-                    ending = parse_fields(body).is_some_and(|(_, text, _)| {
-                        let script = judge.script(text, self.lexis);
-                        matches!(&script.statements[..], [only] if ends_transaction(only))
-                    });
+            match texts.next(*frame, buffer, self, judge) {
+                Runs::Nothing => {}
+                Runs::Unknown => ending = false,
+                Runs::Script(script) => {
+                    ending = matches!(&script.statements[..], [only] if ends_transaction(only));
                 }
-                b'B' => {
-                    if let Some((_, name, _)) = bind_fields(body)
-                        && !name.is_empty()
-                    {
-                        ending = self.statements.get(name).is_some_and(|prepared| {
-                            matches!(&prepared.script.statements[..],
-                                [only] if ends_transaction(only))
-                        });
-                    }
-                }
-                _ => {}
             }
             if !ending && matches!(frame.kind, b'P' | b'B' | b'D' | b'E' | b'F') {
                 self.lost_report().encode(&mut self.reply);
                 break;
             }
             match frame.kind {
-                b'P' => write::message(&mut self.reply, b'1', |_| ()),
+                b'P' => {
+                    self.keep_parsed(body, judge);
+                    write::message(&mut self.reply, b'1', |_| ());
+                }
                 b'B' => write::message(&mut self.reply, b'2', |_| ()),
                 b'C' => {
-                    if let [b'S', rest @ ..] = body
-                        && let Some((name, _)) = frame::cstr(rest)
-                    {
+                    if let Some(name) = statement_named(body) {
                         self.statements.remove(name);
                     }
                     write::message(&mut self.reply, b'3', |_| ());
@@ -83,6 +75,19 @@ impl Machine {
         self.answered(Target::Session, Reason::FailedTransaction)
     }
 
+    /// Takes a statement that ends the transaction into the books, as the server would have.
+    fn keep_parsed(&mut self, body: &[u8], judge: &impl Judge) {
+        let Some((name, text, types)) = parse_fields(body) else { return };
+        let script = judge.script(text, self.lexis);
+        let meaning = self.settings.current().meaning();
+        if name.is_empty() {
+            self.statements.unnamed.set(text, types, meaning, script);
+        } else {
+            let prepared = self.shared.intern(text, types, meaning, &script);
+            self.statements.insert(Bytes::copy_from_slice(name), prepared);
+        }
+    }
+
     /// The client has not yet heard that its transaction's server is gone.
     pub fn tell_lost(&mut self, report: ErrorReport) {
         if let Phase::Lost { untold } = &mut self.phase {
@@ -96,56 +101,6 @@ impl Machine {
             _ => None,
         }
         .unwrap_or_else(failed_transaction)
-    }
-
-    /// Whether a request might end its transaction with a commit.
-    pub fn commits(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        !self.all(request, buffer, judge, |statement| {
-            statement.understood
-                && !matches!(
-                    statement.transaction,
-                    Some(Transaction::Commit { .. } | Transaction::Prepare)
-                )
-                && !matches!(statement.class, Class::Procedure | Class::Unknown)
-        })
-    }
-
-    /// Whether a request does nothing but end its transaction without a commit.
-    pub fn rolls_back(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        let scripts = self.scripts(request, buffer, judge).unwrap_or_default();
-        let mut statements = scripts.iter().flat_map(|script| &script.statements).peekable();
-        statements.peek().is_some()
-            && statements.all(|statement| {
-                matches!(statement.transaction, Some(Transaction::Rollback { chain: false }))
-            })
-    }
-
-    /// Whether a request surely changes nothing.
-    pub fn only_reads(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        self.all(request, buffer, judge, |statement| {
-            statement.understood && statement.class == Class::Read && statement.calls.is_empty()
-        })
-    }
-
-    /// Whether a request asks for the end of servers, perhaps its own.
-    pub fn ends_servers(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> bool {
-        let ends = |statement: &Statement| {
-            statement.calls.iter().any(|call| &*call.name.name == "pg_terminate_backend")
-        };
-        self.scripts(request, buffer, judge)
-            .is_some_and(|scripts| scripts.iter().flat_map(|script| &script.statements).any(ends))
-    }
-
-    /// Whether something holds of every statement that a request runs, and all are known.
-    pub(super) fn all(
-        &self,
-        request: &Request,
-        buffer: &[u8],
-        judge: &impl Judge,
-        holds: impl Fn(&Statement) -> bool,
-    ) -> bool {
-        self.scripts(request, buffer, judge)
-            .is_some_and(|scripts| scripts.iter().flat_map(|script| &script.statements).all(holds))
     }
 }
 

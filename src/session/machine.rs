@@ -168,8 +168,6 @@ pub struct Machine {
     pub(super) read_only_by_default: bool,
     /// The request under way asks for currval or lastval.
     pub(super) reads_sequence: bool,
-    /// The request under way calls what may do anything.
-    pub(super) opaque: bool,
     /// The request under way may move a sequence.
     pub(super) moves_sequence: bool,
     /// Custom settings that the request under way asks for and the session does not have.
@@ -185,6 +183,9 @@ pub struct Machine {
     /// Most statements that are prepared per server.
     pub(super) prepared_limit: usize,
 }
+
+/// What counts of a name (`NAMEDATALEN`).
+const NAME_BYTES: usize = 63;
 
 /// Statements that cannot run while a database has servers, or that change what servers begin with.
 const DISTURBING: &[&str] =
@@ -225,7 +226,6 @@ impl Machine {
             utf8: true,
             read_only_by_default: false,
             reads_sequence: false,
-            opaque: false,
             moves_sequence: false,
             absent: Vec::new(),
             reads_so_far: false,
@@ -311,7 +311,6 @@ impl Machine {
         self.judged.clear();
         self.reads_sequence = false;
         self.lists_statements = false;
-        self.opaque = false;
         self.moves_sequence = false;
         self.absent.clear();
         self.settles = false;
@@ -431,19 +430,8 @@ impl Machine {
     /// A function that may do anything may have changed what only the server knows. True if one is
     /// called: what custom settings it may have set, its arguments may name.
     pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
-        let procedure = |statement: &Statement| statement.class == Class::Procedure;
-        let unknown = |call: &Call| !sequences::is_harmless(call);
-        let calls = |statement: &Statement| statement.calls.iter().any(unknown);
-        let opaque = script.statements.iter().any(procedure)
-            || script.statements.iter().any(calls)
-                // Of several statements the decision tells no more than that they are several.
-                && (script.statements.len() > 1
-                    || matches!(
-                        judge.decide(script).reason,
-                        Reason::VolatileFunction | Reason::UnknownFunction
-                    ));
+        let opaque = is_opaque(script, judge);
         if opaque {
-            self.opaque = true;
             self.suspect = true;
             self.suspicion.opaque = true;
             self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
@@ -543,7 +531,8 @@ impl Machine {
             _ => {
                 let [SessionEffect::Deallocate(name)] = &only.session[..] else { return None };
                 let failed = server_status == Some(b'E');
-                if failed || !self.statements.remove(name.as_bytes()) {
+                // Of a name that was cut PostgreSQL says so.
+                if failed || name.len() >= NAME_BYTES || !self.statements.remove(name.as_bytes()) {
                     return None;
                 }
                 write::command_complete(&mut self.reply, "DEALLOCATE");
@@ -589,7 +578,7 @@ impl Machine {
                 b'B' | b'D' => {
                     let name = match frame.kind {
                         b'B' => bind_fields(body).map(|(_, name, _)| name),
-                        _ if body.first() == Some(&b'S') => frame::cstr(&body[1..]).map(|n| n.0),
+                        _ if body.first() == Some(&b'S') => statement_named(body),
                         _ => continue,
                     };
                     match name {
@@ -640,34 +629,6 @@ impl Machine {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
         }))
-    }
-
-    /// The facts of every text that a request runs; `None` if not all are known.
-    pub fn scripts(
-        &self,
-        request: &Request,
-        buffer: &[u8],
-        judge: &impl Judge,
-    ) -> Option<Vec<Arc<Script>>> {
-        if !matches!(request.end, End::Query | End::Sync) {
-            return None;
-        }
-        let mut scripts = Vec::new();
-        for frame in &request.frames {
-            let body = frame.body(buffer);
-            let script = match frame.kind {
-                b'Q' => judge.script(body.strip_suffix(b"\0").unwrap_or(body), self.lexis),
-                b'P' => judge.script(parse_fields(body)?.1, self.lexis),
-                b'B' => match bind_fields(body)?.1 {
-                    // What the unnamed statement is, its Parse says, or the books do.
-                    b"" => self.statements.unnamed.get()?.2.clone(),
-                    name => self.named(name)?.script.clone(),
-                },
-                _ => continue,
-            };
-            scripts.push(self.effective(&script));
-        }
-        Some(scripts)
     }
 
     /// The facts of what a script runs: of an EXECUTE those of the statement that it names.
@@ -745,16 +706,42 @@ pub(super) fn changes(script: &Script) -> bool {
     })
 }
 
+/// Whether a script calls what may do anything.
+pub(super) fn is_opaque(script: &Arc<Script>, judge: &impl Judge) -> bool {
+    let procedure = |statement: &Statement| statement.class == Class::Procedure;
+    let unknown = |call: &Call| !sequences::is_harmless(call);
+    let calls = |statement: &Statement| statement.calls.iter().any(unknown);
+    script.statements.iter().any(procedure)
+        || script.statements.iter().any(calls)
+            // Of several statements the decision tells no more than that they are several.
+            && (script.statements.len() > 1
+                || matches!(
+                    judge.decide(script).reason,
+                    Reason::VolatileFunction | Reason::UnknownFunction
+                ))
+}
+
 /// The parts of a Parse: name, text, parameter types.
 pub(super) fn parse_fields(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (name, rest) = frame::cstr(body)?;
     let (text, types) = frame::cstr(rest)?;
-    Some((name, text, types))
+    Some((significant(name), text, types))
 }
 
 /// The parts of a Bind: portal, statement, and the rest.
 pub(super) fn bind_fields(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let (portal, rest) = frame::cstr(body)?;
     let (statement, rest) = frame::cstr(rest)?;
-    Some((portal, statement, rest))
+    Some((portal, significant(statement), rest))
+}
+
+/// The statement that a Describe or a Close names; `None` if it names a portal.
+pub(super) fn statement_named(body: &[u8]) -> Option<&[u8]> {
+    let [b'S', rest @ ..] = body else { return None };
+    frame::cstr(rest).map(|(name, _)| significant(name))
+}
+
+/// What PostgreSQL keeps of a statement's name.
+fn significant(name: &[u8]) -> &[u8] {
+    &name[..name.len().min(NAME_BYTES)]
 }

@@ -32,6 +32,7 @@ pub mod shared;
 pub mod sight;
 pub mod statements;
 pub mod study;
+mod texts;
 
 pub use driver::Session;
 pub use shared::{Rules, Shared};

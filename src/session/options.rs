@@ -49,6 +49,10 @@ pub struct Options {
     pub role: Option<String>,
     /// `default_transaction_isolation` is serializable.
     pub serializable: bool,
+    /// `idle_session_timeout`, where it is not zero.
+    pub idle_session: Option<Duration>,
+    /// `idle_in_transaction_session_timeout`, where it is not zero.
+    pub idle_in_transaction: Option<Duration>,
 }
 
 impl Options {
@@ -69,7 +73,16 @@ impl Options {
             role: value("role").or_else(|| value("session_authorization")),
             serializable: own("default_transaction_isolation")
                 .is_some_and(|value| value.contains("serializable")),
+            idle_session: value("idle_session_timeout").and_then(|value| timeout(&value)),
+            idle_in_transaction: value("idle_in_transaction_session_timeout")
+                .and_then(|value| timeout(&value)),
         }
+    }
+
+    /// Whether the client may not be silent for as long as it likes.
+    #[must_use]
+    pub fn limits_silence(&self) -> bool {
+        self.idle_session.is_some() || self.idle_in_transaction.is_some()
     }
 }
 
@@ -199,6 +212,20 @@ fn duration(value: &str) -> Option<Duration> {
     humantime::parse_duration(value).ok()
 }
 
+/// A time as PostgreSQL reads it where the unit is a millisecond; `None` for zero, which is no limit.
+fn timeout(value: &str) -> Option<Duration> {
+    const UNITS: &[(&str, f64)] =
+        &[("us", 0.001), ("ms", 1.0), ("s", 1e3), ("min", 6e4), ("h", 3.6e6), ("d", 8.64e7)];
+    let value = value.trim();
+    let digits = value.trim_end_matches(|last: char| last.is_ascii_alphabetic());
+    let unit = &value[digits.len()..];
+    let factor =
+        if unit.is_empty() { 1.0 } else { UNITS.iter().find(|(name, _)| *name == unit)?.1 };
+    let milliseconds = (digits.trim().parse::<f64>().ok()? * factor).round();
+    let limit = Duration::try_from_secs_f64(milliseconds / 1e3).ok()?;
+    (!limit.is_zero()).then_some(limit)
+}
+
 fn is_on(value: &str) -> bool {
     matches!(value, "on" | "true" | "yes" | "1")
 }
@@ -228,6 +255,26 @@ mod tests {
         assert!(Options::of(&laid).explain, "as the audit lays it");
         let listed = Laid::default().with_value("search_path", "a, b");
         assert_eq!(Options::of(&listed).search_path.as_deref(), Some("a, b"));
+    }
+
+    #[test]
+    fn limits_of_silence_are_read_as_postgresql_reads_them() {
+        let read = |value: &str| {
+            let text = format!("SET idle_session_timeout = {value}");
+            Options::of(&Laid::default().with("idle_session_timeout", text.into())).idle_session
+        };
+        for (value, milliseconds) in [
+            ("300", 300),
+            ("'2s'", 2000),
+            ("'1.5 min'", 90_000),
+            ("'500us'", 1),
+            ("'1d'", 86_400_000),
+        ] {
+            assert_eq!(read(value), Some(Duration::from_millis(milliseconds)), "{value}");
+        }
+        for none in ["0", "'0 min'", "DEFAULT", "'soon'", "-1", "'1 S'"] {
+            assert_eq!(read(none), None, "{none}");
+        }
     }
 
     #[test]

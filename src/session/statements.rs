@@ -188,6 +188,8 @@ impl Unnamed {
 #[derive(Debug, Default)]
 pub struct Statements {
     named: FxHashMap<Bytes, Arc<Prepared>>,
+    /// How many of them are of SQL's PREPARE.
+    of_sql: usize,
     /// The unnamed statement.
     pub unnamed: Unnamed,
 }
@@ -201,12 +203,22 @@ impl Statements {
 
     /// The statement was prepared under the client's `name`.
     pub fn insert(&mut self, name: Bytes, prepared: Arc<Prepared>) {
-        self.named.insert(name, prepared);
+        self.of_sql += usize::from(prepared.by == By::Sql);
+        let before = self.named.insert(name, prepared);
+        self.of_sql -= usize::from(before.is_some_and(|before| before.by == By::Sql));
     }
 
     /// The client's `name` was closed.
     pub fn remove(&mut self, name: &[u8]) -> bool {
-        self.named.remove(name).is_some()
+        let removed = self.named.remove(name);
+        self.of_sql -= usize::from(removed.as_ref().is_some_and(|gone| gone.by == By::Sql));
+        removed.is_some()
+    }
+
+    /// Whether any is of SQL's PREPARE.
+    #[must_use]
+    pub fn has_any_of_sql(&self) -> bool {
+        self.of_sql > 0
     }
 
     /// Every name with its statement.
@@ -217,6 +229,7 @@ impl Statements {
     /// All names are gone (DEALLOCATE ALL, DISCARD ALL).
     pub fn clear(&mut self) {
         self.named.clear();
+        self.of_sql = 0;
         self.unnamed.clear();
     }
 }
