@@ -59,6 +59,11 @@ DIFFERS = {
     "triggers": "set_ttdummy() keeps a static variable in C, which is its server's",
 }
 
+# Tests whose output differs in some runs, and why.
+MAY_DIFFER = {
+    "create_index": "plans depend on what VACUUM could mark visible while others had snapshots",
+}
+
 
 class Ground(Cluster):
     """Three nodes that show a commit everywhere before it returns, and the suite beside them."""
@@ -169,7 +174,7 @@ def main():
         for match in re.finditer(r'^causeway_statements_total\{reason="([^"]+)"\} (\S+)$', metrics, re.M)
     }
     for name, lines in differ.items():
-        known = DIFFERS.get(name)
+        known = DIFFERS.get(name) or MAY_DIFFER.get(name)
         print(f"{name}: {len(lines)} lines of diff" + (f" (known: {known})" if known else ""))
         if not known:
             print("\n".join(f"    {line}" for line in lines[:60]))
@@ -179,7 +184,7 @@ def main():
     settled = DIFFERS.keys() - differ.keys() if not arguments.tests else set()
     for name in sorted(settled):
         print(f"{name}: does not differ any more; take it out of DIFFERS")
-    sys.exit(1 if differ.keys() - DIFFERS.keys() or settled else 0)
+    sys.exit(1 if differ.keys() - DIFFERS.keys() - MAY_DIFFER.keys() or settled else 0)
 
 
 if __name__ == "__main__":
