@@ -1,14 +1,12 @@
 //! What a failover has lost is said: to the sessions that had it, in the log, and in the metrics.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use causeway::cli::demo::cluster::{Cluster, Stop};
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::harness::{Proxy, ProxyOptions, await_until, fresh_database, own_cluster};
@@ -102,6 +100,18 @@ struct Counting {
     client: Client,
     notices: Arc<Mutex<Vec<(String, String)>>>,
     stop: Arc<AtomicBool>,
+    acknowledged: Arc<Progress>,
+}
+
+/// How many writes of each were acknowledged.
+type Progress = [AtomicUsize; COUNTERS];
+
+/// Waits until every one of them has written once more.
+async fn all_write(progress: &Progress) {
+    for one in progress {
+        let before = one.load(Ordering::Relaxed);
+        await_until("every session writes", async || one.load(Ordering::Relaxed) > before).await;
+    }
 }
 
 /// What it did and was told.
@@ -137,6 +147,7 @@ impl Counting {
             if !last && self.client.batch_execute(&write).await.is_ok() {
                 (done.acknowledged, floors[self.own]) = (value, value);
                 done.writes += 1;
+                self.acknowledged[self.own].fetch_add(1, Ordering::Relaxed);
             }
             for key in [self.own, (self.own + 1) % COUNTERS] {
                 let read = format!("SELECT value FROM counters WHERE key = {key}");
@@ -186,15 +197,17 @@ async fn count_over_a_promotion(synchronous: bool) -> Vec<(Counted, i64)> {
         cluster.primary().execute("SELECT pg_reload_conf()").await.unwrap();
     }
     let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::<Progress>::default();
     let mut sessions = JoinSet::new();
     for own in 0..COUNTERS {
         let (client, notices) = client_with_notices(&proxy, &database).await;
-        sessions.spawn(Counting { own, client, notices, stop: stop.clone() }.work());
+        let (stop, acknowledged) = (stop.clone(), progress.clone());
+        sessions.spawn(Counting { own, client, notices, stop, acknowledged }.work());
     }
-    sleep(Duration::from_secs(1)).await;
+    all_write(&progress).await;
     if !synchronous {
         cut_off_replicas(&cluster).await;
-        sleep(Duration::from_millis(500)).await;
+        all_write(&progress).await;
     }
     tokio::task::block_in_place(|| cluster.primary().stop(Stop::Kill)).unwrap();
     proxy.await_state(cluster.primary(), "down").await;
@@ -204,7 +217,7 @@ async fn count_over_a_promotion(synchronous: bool) -> Vec<(Counted, i64)> {
         proxy.get("/readyz").await.is_some_and(|(status, _)| status == 200)
     })
     .await;
-    sleep(Duration::from_secs(1)).await;
+    all_write(&progress).await;
     stop.store(true, Ordering::Relaxed);
     let counted = sessions.join_all().await;
     let direct = heir.connect(&database).await.unwrap();

@@ -260,10 +260,10 @@ struct Waits {
     within: Vec<(f64, f64)>,
 }
 
-/// The longest that a read may wait for a position: `catchup_wait` is 20 ms, and a round trip of the
-/// clock's and the scheduler of a busy machine come on top. What a client sees beyond that is not waiting
-/// but running, which is printed and not judged.
-const LONGEST_WAIT: f64 = 2.5;
+/// How long so large a share of reads may wait for a position, in seconds: `catchup_wait` is 20 ms, and a
+/// round trip of the clock's and the scheduler of a machine that does much else come on top. What a client
+/// sees beyond that is not waiting but running, which is printed and not judged.
+const LONGEST_WAITS: [(f64, f64); 2] = [(0.99, 2.5), (1.0, 10.0)];
 
 impl Waits {
     async fn of(proxy: &Proxy) -> Self {
@@ -273,6 +273,10 @@ impl Waits {
         let within = within.filter_map(|(bound, count)| Some((bound.parse().ok()?, count)));
         let count = count.expect("the proxy tells how long reads waited");
         Self { count, within: within.collect() }
+    }
+
+    fn are_short(&self) -> bool {
+        LONGEST_WAITS.iter().all(|(share, most)| self.bound(*share) <= *most)
     }
 
     /// The least of the bounds that so large a share of them kept to, in seconds.
@@ -409,10 +413,7 @@ impl Report {
     pub fn is_good(&self) -> bool {
         let (reads, writes) = self.counts();
         let enough = reads >= self.cell.goal.reads && writes >= self.cell.goal.writes;
-        self.violations() == 0
-            && self.complaints().is_empty()
-            && self.waits.bound(1.0) <= LONGEST_WAIT
-            && enough
+        self.violations() == 0 && self.complaints().is_empty() && self.waits.are_short() && enough
     }
 
     /// Prints the summary, and fails the test over anything that must not be.

@@ -20,6 +20,10 @@ use crate::cluster::{Lsn, NodeId, NodeState, NodeView, Role, Tick, Topology};
 /// How soon a barrier is looked at again though no clock has ticked: a node may have died.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long a session waits for transactions to end that a dead replica may have shown, when nobody is left
+/// who could say whether it has. Once: then the primary's word is taken for it.
+const UNPROVEN_AFTER: Duration = Duration::from_secs(2);
+
 /// A replica that can tell which transactions the session has seen commit.
 struct Witness {
     node: NodeId,
@@ -42,7 +46,7 @@ impl Session {
             return Ok(());
         }
         let wake = Arc::new(Notify::new());
-        let patience = Instant::now() + self.eyes.rules.settings.routing.catchup_wait;
+        let patience = Instant::now() + UNPROVEN_AFTER;
         let mut crossing = Crossing::AtOnce;
         loop {
             self.follow_history();
@@ -52,9 +56,9 @@ impl Session {
                 Barrier::Ask(node, when) | Barrier::Doubts(node, when, _)
                     if is_gone(topology.node(node), when) =>
                 {
-                    let other = other_witness(primary, (node, when.to), &topology, &wake);
-                    if other.is_none() && !has_others(node, &topology) && Instant::now() >= patience
-                    {
+                    let other = other_witness(primary, when.to, &topology, &wake);
+                    let nobody = topology.eligible_replicas().next().is_none();
+                    if other.is_none() && nobody && Instant::now() >= patience {
                         // Nobody is left who could say what it has shown.
                         crossing = Crossing::Unproven;
                         break;
@@ -130,15 +134,18 @@ fn is_gone(replica: &NodeView, read: Span) -> bool {
         || replica.clock.latest().is_some_and(|tick| tick.connected > read.from)
 }
 
-fn has_others(replica: NodeId, topology: &Topology) -> bool {
-    topology.eligible_replicas().any(|node| node.id != replica)
+/// Whether a replica can be asked what was committed, be it fit for reads or not: the one that is gone too,
+/// once it is back.
+fn can_testify(node: &NodeView) -> bool {
+    let answers = matches!(node.state, NodeState::Up | NodeState::Ejected);
+    node.role == Role::Replica && answers && !node.removed
 }
 
 /// A replica that can stand in for one that is gone: it has replayed all that the primary had logged
 /// after the read, and so all that could be shown. Has the clocks asked where there is none yet.
 fn other_witness(
     primary: NodeId,
-    (gone, read): (NodeId, Instant),
+    read: Instant,
     topology: &Topology,
     wake: &Arc<Notify>,
 ) -> Option<Witness> {
@@ -152,7 +159,7 @@ fn other_witness(
     let xids: Vec<u64> = latest.snapshot.doubts(then.next_xid).take(DOUBTS_MOST + 1).collect();
     // They may end while nobody is asked.
     clock.wake_at(Instant::now(), Lsn(0), wake);
-    for node in topology.eligible_replicas().filter(|node| node.id != gone) {
+    for node in topology.nodes.iter().filter(|node| can_testify(node)) {
         let tick = node.clock.latest();
         match tick.filter(|tick| tick.role == Role::Replica && tick.position >= then.position) {
             Some(tick) => return Some(Witness { node: node.id, since: tick.sent, xids }),

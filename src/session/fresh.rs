@@ -272,11 +272,13 @@ impl Session {
             let clock = &topology.node(node).clock;
             let required = self.held.sight.required(node, Some(opened), &topology);
             let pending = self.held.sight.pending();
-            let known = pending.is_none() && required.is_some() && clock.since(opened).is_some();
+            // What the node itself has not said yet it may never say: it may have died.
+            let known = pending.is_none() && required.is_some();
+            let told = clock.since(opened).is_some();
             if let Some((primary, at)) = pending {
                 topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
             } else if let Some(required) = required {
-                clock.wake_at(opened, if known { required } else { Lsn(0) }, &wake);
+                clock.wake_at(opened, if told { required } else { Lsn(0) }, &wake);
             } else if let Some((seen, at)) = self.held.sight.unbounded(&topology) {
                 topology.node(seen).clock.wake_at(at, Lsn(0), &wake);
                 if let Some(primary) = topology.primary {
