@@ -76,23 +76,23 @@ def pipelines_with_errors():
         with conn.pipeline() as pipeline:
             good = conn.execute("SELECT 1")
             bad = conn.execute("SELECT 1 / %s::int", (0,))
-            after = None
-            try:
-                # The error may have come already, and is then raised by whatever is asked next.
-                after = conn.execute("SELECT 2")
-                pipeline.sync()
-            except psycopg.errors.DivisionByZero:
-                pass
-            assert good.fetchone() == (1,)
-            for cursor, error in ((bad, psycopg.errors.DivisionByZero), (after, psycopg.errors.PipelineAborted)):
-                if cursor is None:
-                    continue
+            # The errors are raised by whatever is asked when they come, in their order.
+            seen, cursors = [], [bad]
+
+            def attempt(step):
                 try:
-                    cursor.fetchone()
-                except (error, psycopg.ProgrammingError):
-                    pass
-                else:
-                    raise AssertionError("a result after an error")
+                    return step()
+                except (psycopg.errors.DivisionByZero, psycopg.errors.PipelineAborted, psycopg.ProgrammingError) as error:
+                    seen.append(type(error))
+                    return None
+
+            attempt(lambda: cursors.append(conn.execute("SELECT 2")))
+            attempt(pipeline.sync)
+            assert good.fetchone() == (1,)
+            for cursor in cursors:
+                assert attempt(cursor.fetchone) is None, "a result after an error"
+            attempt(pipeline.sync)
+            assert psycopg.errors.DivisionByZero in seen, seen
             again = conn.execute("SELECT 3")
             pipeline.sync()
             assert again.fetchone() == (3,)
