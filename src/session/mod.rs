@@ -1,7 +1,7 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
 //! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
-//! sockets: [`driver`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
+//! sockets: [`driver`], [`recovery`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
 //! [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod options;
 pub mod pins;
 pub mod post;
+mod recovery;
 pub mod registry;
 pub mod relay;
 mod sequences;
