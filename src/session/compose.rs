@@ -12,8 +12,9 @@ use super::audit::custom_names;
 use super::judge::Judge;
 use super::lend::{Amended, refuse_in_failed};
 use super::machine::{
-    Book, Machine, Phase, Portal, bind_fields, changes, is_opaque, parse_fields, statement_named,
+    Book, Machine, Phase, Portal, bind_fields, changes, parse_fields, statement_named,
 };
+use super::pipeline::is_opaque;
 use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;

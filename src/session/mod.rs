@@ -1,6 +1,6 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
-//! Pure: [`machine`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
+//! Pure: [`machine`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
 //! sockets: [`driver`], [`recovery`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
 //! [`registry`]; on another thread: [`study`].
 
@@ -23,6 +23,7 @@ pub mod machine;
 pub mod metrics;
 pub mod options;
 pub mod pins;
+mod pipeline;
 pub mod post;
 mod recovery;
 pub mod registry;

@@ -1,0 +1,213 @@
+//! What a request asks of servers, read from its texts before it goes anywhere.
+//!
+//! Owns the judgement of a pipeline and of a transaction as a whole, and what of the session itself a text asks
+//! for. Pure, as the machine is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::audit::custom_names;
+use super::judge::Judge;
+use super::lend::executes_only;
+use super::machine::{Machine, Phase, Step, bind_fields, parse_fields, statement_named};
+use super::sequences;
+use crate::protocol::request::Request;
+use crate::routing::decision::Reason;
+use crate::routing::{Decision, Target};
+use crate::sql::Script;
+use crate::sql::statement::{
+    Call, Class, Isolation, Modes, Name, SessionEffect, Statement, Transaction,
+};
+
+/// Statements that cannot run while a database has servers, or that change what servers begin with.
+const DISTURBING: &[&str] =
+    &["ALTER DATABASE", "ALTER ROLE", "ALTER USER", "CREATE DATABASE", "DROP DATABASE"];
+
+impl Machine {
+    /// A pipeline goes where its strictest statement goes.
+    pub(super) fn judge_pipeline(
+        &mut self,
+        request: &Request,
+        buffer: &[u8],
+        judge: &impl Judge,
+    ) -> Result<Decision, Step> {
+        let mut verdict: Option<Decision> = None;
+        let mut modes = match &self.phase {
+            Phase::Held { modes, .. } => Some(*modes),
+            _ => None,
+        };
+        for frame in &request.frames {
+            let body = frame.body(buffer);
+            let script = match frame.kind {
+                b'P' => match parse_fields(body) {
+                    Some((_, text, _)) => {
+                        let script = judge.script(text, self.lexis);
+                        self.judged.push((frame.start, script.clone()));
+                        if let [only] = &script.statements[..]
+                            && let Some(step) = self.refuse_own_setting(only, text, None)
+                        {
+                            return Err(step);
+                        }
+                        script
+                    }
+                    None => return Ok(Decision::primary(Reason::NotUnderstood)),
+                },
+                b'B' | b'D' => {
+                    let name = match frame.kind {
+                        b'B' => bind_fields(body).map(|(_, name, _)| name),
+                        _ if body.first() == Some(&b'S') => statement_named(body),
+                        _ => continue,
+                    };
+                    match name {
+                        None => return Ok(Decision::primary(Reason::NotUnderstood)),
+                        // Parsed in this pipeline, where it was judged, or before.
+                        Some(b"") if verdict.is_some() => continue,
+                        Some(b"") => match self.statements.unnamed.get() {
+                            Some((_, _, script, _)) => script.clone(),
+                            None => continue,
+                        },
+                        Some(name) => match self.statements.get(name) {
+                            Some(prepared) => prepared.script.clone(),
+                            None => continue,
+                        },
+                    }
+                }
+                _ => continue,
+            };
+            if let [Statement { transaction: Some(Transaction::Begin(begin)), .. }] =
+                &script.statements[..]
+                && verdict.is_none()
+            {
+                modes = Some(*begin);
+                continue;
+            }
+            if let Some(step) = self.show_position(&script) {
+                return Err(step);
+            }
+            let script = self.effective(&script);
+            self.note_reads(&script, judge);
+            if frame.kind == b'P' {
+                self.note_absent(&script, body);
+            }
+            let one = match modes {
+                Some(modes) => self.judge_transaction(modes, judge.decide_read_only(&script)),
+                None => judge.decide(&script),
+            };
+            verdict = Some(match verdict {
+                None => one,
+                Some(first) if first.target == Target::Replica => match one.target {
+                    Target::Replica => first,
+                    _ => Decision::primary(Reason::PipelineStrictest),
+                },
+                Some(first) => first,
+            });
+        }
+        Ok(verdict.unwrap_or_else(|| match modes {
+            Some(_) => Decision::primary(Reason::Begin),
+            None => Decision::primary(Reason::UnknownPrepared),
+        }))
+    }
+
+    /// The transaction's place by its modes and its first statement.
+    pub(super) fn judge_transaction(&self, modes: Modes, first: Decision) -> Decision {
+        if modes.isolation == Some(Isolation::Serializable) {
+            return Decision::primary(Reason::Serializable);
+        }
+        if !modes.read_only.unwrap_or(self.read_only_by_default) {
+            return Decision::primary(Reason::ReadWriteTransaction);
+        }
+        match first.target {
+            Target::Replica => Decision { reason: Reason::ReadOnlyTransaction, ..first },
+            _ => first,
+        }
+    }
+
+    /// The facts of what a script runs: of an EXECUTE those of the statement that it names.
+    pub(super) fn effective(&self, script: &Arc<Script>) -> Arc<Script> {
+        if let [only] = &script.statements[..]
+            && let Some(name) = executes_only(only)
+            && let Some(prepared) = self.named(name.as_bytes())
+        {
+            return prepared.script.clone();
+        }
+        script.clone()
+    }
+
+    /// A function that may do anything may have changed what only the server knows. True if one is
+    /// called: what custom settings it may have set, its arguments may name.
+    pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
+        let opaque = is_opaque(script, judge);
+        if opaque {
+            self.suspect = true;
+            self.suspicion.opaque = true;
+            self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
+        }
+        opaque
+    }
+
+    /// Which custom settings a text asks for that do not exist in the session: on a server where they
+    /// do they would be empty, not absent.
+    pub(super) fn note_absent(&mut self, script: &Script, text: &[u8]) {
+        let asks = |statement: &Statement| {
+            let custom = |name: &str| name.contains('.') && !name.starts_with("causeway.");
+            statement.shown.as_deref().is_some_and(custom)
+                || statement.calls.iter().any(|call| &*call.name.name == "current_setting")
+        };
+        if script.statements.iter().any(asks) {
+            let mut names = BTreeSet::new();
+            custom_names(text, &mut names);
+            self.absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
+        }
+    }
+
+    /// What of the session itself a script asks for, and what it wants a server for.
+    pub(super) fn note_reads(&mut self, script: &Arc<Script>, judge: &impl Judge) {
+        self.moves_sequence |= judge.moves_sequence(script);
+        self.settles |= script.statements.iter().any(settles);
+        let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
+        if script.statements.iter().any(disturbs) {
+            self.disturbing = Some(script.clone());
+        }
+        self.reads_sequence |= sequences::reads(script);
+        self.lists_statements |= script.statements.iter().any(|statement| {
+            let view = |name: &Name| &*name.name == "pg_prepared_statements";
+            let function = |call: &Call| &*call.name.name == "pg_prepared_statement";
+            statement.relations.iter().any(view) || statement.calls.iter().any(function)
+        });
+    }
+
+    /// What a request does to servers that are not its own: the facts of the text that does it.
+    #[must_use]
+    pub fn disturbing(&self) -> Option<&Script> {
+        self.disturbing.as_deref()
+    }
+}
+
+/// Whether a statement binds the session to its server for long. An advisory lock does so, too, but
+/// mostly for a moment.
+fn settles(statement: &Statement) -> bool {
+    let binds = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Listen
+                | SessionEffect::CreateTemp
+                | SessionEffect::Declare { hold: true }
+        )
+    };
+    statement.session.iter().any(binds)
+}
+
+/// Whether a script calls what may do anything.
+pub(super) fn is_opaque(script: &Arc<Script>, judge: &impl Judge) -> bool {
+    let procedure = |statement: &Statement| statement.class == Class::Procedure;
+    let unknown = |call: &Call| !sequences::is_harmless(call);
+    let calls = |statement: &Statement| statement.calls.iter().any(unknown);
+    script.statements.iter().any(procedure)
+        || script.statements.iter().any(calls)
+            // Of several statements the decision tells no more than that they are several.
+            && (script.statements.len() > 1
+                || matches!(
+                    judge.decide(script).reason,
+                    Reason::VolatileFunction | Reason::UnknownFunction
+                ))
+}
