@@ -16,7 +16,11 @@ while read -r line; do
     esac
 done
 
-for pid in $wards; do kill -9 "$pid" 2>/dev/null; done
+# One that leads a group of its own has children that must not outlive it either (Pgpool-II's do).
+for pid in $wards; do
+    kill -9 "-$pid" 2>/dev/null
+    kill -9 "$pid" 2>/dev/null
+done
 
 # The server of a data directory, if it lives: a process of that number that works there. The number
 # alone could be another process's by now.
