@@ -239,6 +239,8 @@ async fn writes_follow_a_promotion() {
     let client = proxy.connect(&database).await;
     client.execute("INSERT INTO items VALUES (2)", &[]).await.unwrap();
     cluster.await_replay().await.unwrap();
+    // Until it has asked where a write stands in the log (20 ms), nobody can tell who has it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let [heir, other] = cluster.replicas() else { panic!("two replicas") };
 
     cluster.primary().stop(Stop::Fast).unwrap();
@@ -248,10 +250,7 @@ async fn writes_follow_a_promotion() {
     assert_eq!(proxy.get("/readyz").await.unwrap().0, 503);
     // Nor only of what the proxy has asked the primary for before.
     let another = proxy.connect("postgres").await;
-    await_until("a database that nobody has asked for is read", async || {
-        another.query("SELECT relname FROM pg_class", &[]).await.is_ok()
-    })
-    .await;
+    another.query("SELECT relname FROM pg_class", &[]).await.unwrap();
     // Nor without what clients say first.
     another.batch_execute("SET TimeZone = 'Asia/Tokyo'").await.unwrap();
     another.batch_execute("RESET TimeZone").await.unwrap();

@@ -3,9 +3,11 @@
 //! One task per database, on the runtime given to [`Catalogs::new`], waits for DDL that sessions
 //! report and polls for DDL from elsewhere. Askers never wait: until a catalog is there, and from
 //! reported DDL until it has been looked at again, there is none, and the primary serves. A snapshot
-//! that cannot be held against a server is believed for [`BELIEVED`], no longer.
+//! that cannot be held against a server is believed for [`BELIEVED`], no longer. Only who would wait for a
+//! primary that is not there may wait for the catalog instead ([`Catalogs::known`]).
 //! A database is kept while it is asked for; the number of databases is bounded.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -75,6 +77,8 @@ struct Database {
     covered: AtomicU64,
     asked: AtomicBool,
     wake: Notify,
+    /// The snapshot has been found, or made, true.
+    known: Notify,
     /// Until then the database is not connected to.
     left_until: Mutex<Option<Instant>>,
 }
@@ -106,6 +110,23 @@ impl Catalogs {
             entry.asked.store(true, Ordering::Relaxed);
         }
         entry.current()
+    }
+
+    /// Waits until [`Catalogs::get`] has a catalog, for who can do nothing else; for ever, if there
+    /// are too many databases. Cancel safe.
+    pub async fn known(&self, database: &str) {
+        loop {
+            let entry = self.shared.databases.read().get(database).map(Arc::clone);
+            let Some(entry) = entry.or_else(|| self.start(database)) else {
+                return std::future::pending().await;
+            };
+            let mut known = pin!(entry.known.notified());
+            known.as_mut().enable();
+            if entry.current().is_some() {
+                return;
+            }
+            known.await;
+        }
     }
 
     /// A session of that database has run DDL, or ended a transaction with DDL in it. From now on
@@ -249,6 +270,7 @@ impl Keeper {
         if seen.cheap_looks == 0 {
             seen.held_at = Some(Instant::now());
             self.database.covered.store(reported, Ordering::Release);
+            self.database.known.notify_waiters();
         }
         Ok(rest)
     }

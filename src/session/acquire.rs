@@ -93,6 +93,25 @@ impl Session {
         }
     }
 
+    /// Whether a request would wait for a primary of which nobody knows yet whether it needs one: there is
+    /// none, nor a catalog by which to tell.
+    pub(super) fn is_undecided(&self, decision: &Decision) -> bool {
+        decision.target == Target::Primary
+            && self.lease.is_none()
+            && !self.eyes.has_catalog()
+            && !self.machine.may_stand_in(decision)
+            && self.shared.cluster.load().primary.is_none()
+    }
+
+    /// Waits for the catalog, by which the request is decided anew, or for a primary, which takes it as it is.
+    pub(super) async fn await_catalog(&self) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.eyes.rules.settings.pool.wait;
+        tokio::select! {
+            () = self.shared.catalogs.known(&self.account.database) => Ok(()),
+            found = self.await_primary(deadline) => found,
+        }
+    }
+
     /// Waits for the monitor to find a primary.
     async fn await_primary(&self, deadline: Instant) -> Result<(), Failure> {
         let found = self.shared.cluster.wait_until(|topology| topology.primary.is_some());

@@ -273,10 +273,18 @@ impl Session {
             self.on_request_time(&request);
         }
         let mut step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
-        while let Step::Consult(question) = step {
-            if let Err(failure) = Box::pin(self.consult(question)).await {
+        loop {
+            let known = match step {
+                Step::Consult(question) => Box::pin(self.consult(question)).await,
+                Step::Exchange(decision) if self.is_undecided(&decision) => {
+                    Box::pin(self.await_catalog()).await
+                }
+                _ => break,
+            };
+            if let Err(failure) = known {
                 return self.fail(&request, &failure).await;
             }
+            self.look();
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         }
         self.machine.furthest = None;

@@ -108,6 +108,12 @@ impl Eyes {
             || self.options.limits_silence()
     }
 
+    /// Whether the database's catalog was there when they last looked.
+    #[must_use]
+    pub fn has_catalog(&self) -> bool {
+        self.catalog.is_some()
+    }
+
     fn versions_now(&self) -> (u64, u64) {
         let catalog = self.catalog.as_deref().map_or(0, Catalog::version);
         (catalog, self.rules.router.learned().version())
