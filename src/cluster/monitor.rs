@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,8 @@ struct Shared {
     topology: Arc<ArcSwap<Topology>>,
     judge: Mutex<Judge>,
     watched: Mutex<Watched>,
+    /// Where the clocks are asked.
+    clocks: Option<Handle>,
     /// The topology's version.
     changed: watch::Sender<u64>,
     ejections: CounterFamily,
@@ -60,11 +63,17 @@ impl Drop for Watched {
 
 impl Cluster {
     /// Starts to look at the nodes. To be called within a Tokio runtime, whose threads should not be
-    /// those of the workers: a busy worker must not look like a slow node.
+    /// those of the workers: a busy worker must not look like a slow node. The clocks are asked in `clocks`,
+    /// which should be where sessions are that wait for them.
     #[must_use]
-    pub fn start(settings: &Settings, connector: &Connector, registry: &Registry) -> Self {
+    pub fn start(
+        settings: &Settings,
+        connector: &Connector,
+        registry: &Registry,
+        clocks: Handle,
+    ) -> Self {
         let judge = Judge::new(Limits::from(&settings.monitor));
-        let cluster = Self::over(judge, registry);
+        let cluster = Self::over(judge, registry, Some(clocks));
         super::metrics::register(&cluster.0.topology, registry);
         cluster.apply(settings, connector);
         cluster
@@ -80,7 +89,7 @@ impl Cluster {
             readmit_lag: Duration::from_secs(1),
             readmit_after: 1,
         };
-        let cluster = Self::over(Judge::new(limits), &Registry::new(1));
+        let cluster = Self::over(Judge::new(limits), &Registry::new(1), None);
         cluster.set(topology);
         cluster
     }
@@ -92,11 +101,12 @@ impl Cluster {
         self.0.changed.send_replace(version);
     }
 
-    fn over(judge: Judge, registry: &Registry) -> Self {
+    fn over(judge: Judge, registry: &Registry, clocks: Option<Handle>) -> Self {
         Self(Arc::new(Shared {
             topology: Arc::new(ArcSwap::from_pointee(judge.topology(Instant::now()))),
             judge: Mutex::new(judge),
             watched: Mutex::default(),
+            clocks,
             changed: watch::Sender::new(0),
             ejections: registry.counters(
                 "causeway_ejections",
@@ -231,7 +241,9 @@ impl Cluster {
                 connector.clone(),
                 node.address.clone(),
             );
-            tokio::spawn(stop.clone().run_until_cancelled_owned(ticks));
+            if let Some(clocks) = &self.0.clocks {
+                clocks.spawn(stop.clone().run_until_cancelled_owned(ticks));
+            }
             watched.nodes.push((id, look, stop));
         }
     }
@@ -399,7 +411,12 @@ mod tests {
     async fn nodes_come_and_go_with_the_settings() {
         let (one, two) = (dead_node(), dead_node());
         let registry = Registry::new(1);
-        let cluster = Cluster::start(&settings(&[&one]), &Connector::disabled(), &registry);
+        let cluster = Cluster::start(
+            &settings(&[&one]),
+            &Connector::disabled(),
+            &registry,
+            Handle::current(),
+        );
         let failures = |node: &str| {
             let line = format!("causeway_probe_failures_total{{node=\"{node}\"}} ");
             let text = registry.encode();

@@ -106,19 +106,22 @@ impl Proxy {
             .build()
             .map_err(StartError::Thread)?;
         let registry = telemetry::Registry::new(settings.proxy.workers + 1);
+        let workers = worker::runtimes(settings.proxy.workers).map_err(StartError::Thread)?;
         let shared = {
             let _within = runtime.enter();
-            build(settings, &registry, runtime.handle(), &halt)?
+            // With the sessions that wait for them: no other thread is woken for a question or an answer.
+            let clocks = workers.first().unwrap_or(&runtime).handle().clone();
+            build(settings, &registry, runtime.handle(), clocks, &halt)?
         };
         let census = Arc::new(Census::new(&registry));
         let gate = Arc::new(Gate { census: census.clone(), throttle: Throttle::default() });
-        let count = shared.rules.load().settings.proxy.workers;
+        let count = workers.len();
         let (crew, handed) = Crew::new(count);
         let mut serving = Vec::with_capacity(count + door::count(count));
-        for (number, handed) in handed.into_iter().enumerate() {
+        for (number, (runtime, handed)) in workers.into_iter().zip(handed).enumerate() {
             let (crew, shared) = (crew.clone(), shared.clone());
             let (drain, halt) = (drain.clone(), halt.clone());
-            let thread = worker::start(number, crew, handed, shared, drain, halt)
+            let thread = worker::start(number, runtime, crew, handed, shared, drain, halt)
                 .map_err(StartError::Thread)?;
             serving.push(thread);
         }
@@ -265,10 +268,11 @@ fn build(
     settings: Settings,
     registry: &telemetry::Registry,
     control: &tokio::runtime::Handle,
+    clocks: tokio::runtime::Handle,
     halt: &CancellationToken,
 ) -> Result<Arc<Shared>, StartError> {
     let connector = Connector::load(&settings.node_tls)?;
-    let cluster = Arc::new(Cluster::start(&settings, &connector, registry));
+    let cluster = Arc::new(Cluster::start(&settings, &connector, registry, clocks));
     let connector = ConnectorCell::new(connector);
     let monitor = &settings.monitor;
     let node = reload::some_node(&cluster);

@@ -10,10 +10,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +76,8 @@ pub struct Crew {
     open: AtomicUsize,
     /// Where sessions go that leave.
     relief: AtomicUsize,
+    /// A worker has lost a client.
+    fewer: Notify,
 }
 
 #[derive(Debug)]
@@ -99,7 +103,7 @@ impl Crew {
         };
         let members = (0..count).map(member).collect();
         let (open, relief) = (AtomicUsize::new(1), AtomicUsize::new(0));
-        (Arc::new(Self { members, open, relief }), handed)
+        (Arc::new(Self { members, open, relief, fewer: Notify::new() }), handed)
     }
 
     /// To be called by each worker's thread, that its time can be read.
@@ -126,7 +130,7 @@ impl Crew {
         let open = &self.members[..self.open.load(Ordering::Relaxed)];
         let fewest = open.iter().min_by_key(|member| member.load.load(Ordering::Relaxed));
         let Some(member) = fewest else { return Err(arrival) };
-        member.take(Handed::Arrival(arrival)).map_err(|handed| match handed {
+        member.take(Handed::Arrival(arrival), &self.fewer).map_err(|handed| match handed {
             Handed::Arrival(arrival) => arrival,
             Handed::Session(_) => unreachable!("a new client was handed over"),
         })
@@ -138,7 +142,7 @@ impl Crew {
     /// The session, when the proxy is shutting down.
     pub fn relieve(&self, guest: Box<Guest>) -> Result<(), Box<Guest>> {
         let relief = &self.members[self.relief.load(Ordering::Relaxed)];
-        relief.take(Handed::Session(guest)).map_err(|handed| match handed {
+        relief.take(Handed::Session(guest), &self.fewer).map_err(|handed| match handed {
             Handed::Session(guest) => guest,
             Handed::Arrival(_) => unreachable!("a session was handed over"),
         })
@@ -146,7 +150,20 @@ impl Crew {
 
     /// A client is at its end, or with another worker.
     pub fn left(&self, worker: usize) {
-        self.members[worker].load.fetch_sub(1, Ordering::Relaxed);
+        self.members[worker].load.fetch_sub(1, Ordering::AcqRel);
+        self.fewer.notify_waiters();
+    }
+
+    /// Waits until no worker has clients. Cancel safe.
+    pub async fn gone(&self) {
+        loop {
+            let mut fewer = pin!(self.fewer.notified());
+            fewer.as_mut().enable();
+            if self.members.iter().all(|member| member.load.load(Ordering::Acquire) == 0) {
+                return;
+            }
+            fewer.await;
+        }
     }
 
     /// Looks at the workers until `stop` is cancelled.
@@ -194,10 +211,11 @@ impl Crew {
 }
 
 impl Member {
-    fn take(&self, handed: Handed) -> Result<(), Handed> {
+    fn take(&self, handed: Handed, fewer: &Notify) -> Result<(), Handed> {
         self.load.fetch_add(1, Ordering::Relaxed);
         self.hand_over.send(handed).map_err(|refused| {
-            self.load.fetch_sub(1, Ordering::Relaxed);
+            self.load.fetch_sub(1, Ordering::AcqRel);
+            fewer.notify_waiters();
             refused.0
         })
     }

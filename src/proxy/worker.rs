@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::thread;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,20 +18,28 @@ use crate::session::failure::SessionEnd;
 use crate::session::{Session, Shared};
 use crate::telemetry::metrics;
 
-/// Starts a worker's thread. It ends when `drain` is cancelled and its clients are gone, or when
-/// `halt` is cancelled.
+/// The runtimes of so many workers.
 ///
 /// # Errors
-/// If the operating system gives no thread or no reactor.
+/// If the operating system gives no reactor.
+pub fn runtimes(count: usize) -> std::io::Result<Vec<Runtime>> {
+    (0..count).map(|_| Builder::new_current_thread().enable_all().build()).collect()
+}
+
+/// Starts a worker's thread. It ends when `drain` is cancelled and its clients are gone (the first worker:
+/// everybody's, for the nodes' clocks are asked there), or when `halt` is cancelled.
+///
+/// # Errors
+/// If the operating system gives no thread.
 pub fn start(
     number: usize,
+    runtime: Runtime,
     crew: Arc<Crew>,
     handed: mpsc::UnboundedReceiver<Handed>,
     shared: Arc<Shared>,
     drain: CancellationToken,
     halt: CancellationToken,
 ) -> std::io::Result<thread::JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let desk = Arc::new(Desk { number, crew, shared, drain, halt });
     thread::Builder::new().name(format!("causeway-{number}")).spawn(move || {
         metrics::set_worker(number + 1);
@@ -71,9 +80,15 @@ async fn serve(desk: Arc<Desk>, mut handed: mpsc::UnboundedReceiver<Handed>) {
         clients.spawn(client_task(desk.clone(), next));
     }
     clients.close();
+    let gone = async {
+        clients.wait().await;
+        if desk.number == 0 {
+            desk.crew.gone().await;
+        }
+    };
     tokio::select! {
         () = desk.halt.cancelled() => {}
-        () = clients.wait() => {}
+        () = gone => {}
     }
     clock.abort();
 }
