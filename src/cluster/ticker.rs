@@ -25,7 +25,7 @@ use crate::tls::Connector;
 const PACE_WAITED: Duration = Duration::from_millis(1);
 /// Time between two questions while there are several who wait: as many as come meanwhile share the next.
 /// A question costs this proxy and the node a good deal more than a read does.
-const PACE_SHARED: Duration = Duration::from_millis(1);
+const PACE_SHARED: Duration = Duration::from_millis(2);
 /// Time between two questions while somebody will want to know.
 const PACE_WANTED: Duration = Duration::from_millis(20);
 

@@ -13,6 +13,7 @@ use quick_cache::sync::Cache;
 
 use super::analyze::from_normal;
 use super::hint;
+use super::recent::Recent;
 use super::shape;
 use super::statement::{Lexis, Script};
 
@@ -24,6 +25,8 @@ const BYTES_PER_ENTRY: usize = 1024;
 thread_local! {
     /// What a normal form is written into: a look-up that finds its shape allocates nothing.
     static NORMAL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The facts of a text are its own, of whichever cache they are asked.
+    static RECENT: RefCell<Recent> = RefCell::default();
 }
 
 /// Remembers the facts of query strings by their shape. Shared by all sessions of the process.
@@ -56,10 +59,17 @@ impl ScriptCache {
     /// once may both read it.
     #[must_use]
     pub fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
-        NORMAL.with_borrow_mut(|key| {
-            let script = self.look_up(text, lexis, key);
-            key.clear();
-            key.shrink_to(MAX_KEY);
+        RECENT.with_borrow_mut(|recent| {
+            if let Some(script) = recent.find(text, lexis) {
+                return script;
+            }
+            let script = NORMAL.with_borrow_mut(|key| {
+                let script = self.look_up(text, lexis, key);
+                key.clear();
+                key.shrink_to(MAX_KEY);
+                script
+            });
+            recent.keep(text, lexis, &script);
             script
         })
     }

@@ -14,6 +14,7 @@ mod cache;
 mod classify;
 mod hint;
 mod names;
+mod recent;
 pub mod scan;
 mod setting;
 pub mod shape;
