@@ -19,7 +19,7 @@ pub mod snapshot;
 pub mod source;
 
 pub use hazard::Hazard;
-pub use registry::Catalogs;
+pub use registry::{Catalogs, Follower};
 pub use roles::{LookUpError, Roles};
 pub use search_path::SearchPath;
 pub use snapshot::{Catalog, Verdict};

@@ -71,6 +71,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Database {
     catalog: ArcSwapOption<Catalog>,
+    /// How often that was replaced.
+    replaced: AtomicU64,
     /// DDL reported so far.
     reported: AtomicU64,
     /// Of which so many were over when the look began that last found, or made, the snapshot true.
@@ -79,15 +81,29 @@ struct Database {
     wake: Notify,
     /// The snapshot has been found, or made, true.
     known: Notify,
+    /// Nobody keeps it up to date any more.
+    forgotten: AtomicBool,
     /// Until then the database is not connected to.
     left_until: Mutex<Option<Instant>>,
 }
 
 impl Database {
-    /// The snapshot, unless DDL was reported since it was last held against the server.
-    fn current(&self) -> Option<Arc<Catalog>> {
-        let stale = self.covered.load(Ordering::Acquire) != self.reported.load(Ordering::Acquire);
-        if stale { None } else { self.catalog.load_full() }
+    fn replace(&self, catalog: Option<Catalog>) {
+        self.catalog.store(catalog.map(Arc::new));
+        self.replaced.fetch_add(1, Ordering::Release);
+    }
+
+    /// Whether DDL was reported since the snapshot was last held against the server.
+    fn is_stale(&self) -> bool {
+        self.covered.load(Ordering::Acquire) != self.reported.load(Ordering::Acquire)
+    }
+
+    /// Somebody wants to know it. Read first: a line that is only read is not taken from other workers'
+    /// caches.
+    fn ask(&self) {
+        if !self.asked.load(Ordering::Relaxed) {
+            self.asked.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -103,26 +119,24 @@ impl Catalogs {
     /// starts its loading. Never waits.
     #[must_use]
     pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
+        let entry = self.entry(database)?;
+        entry.ask();
+        if entry.is_stale() { None } else { entry.catalog.load_full() }
+    }
+
+    fn entry(&self, database: &str) -> Option<Arc<Database>> {
         let known = self.shared.databases.read().get(database).map(Arc::clone);
-        let entry = known.or_else(|| self.start(database))?;
-        // Read first: a line that is only read is not taken from other workers' caches.
-        if !entry.asked.load(Ordering::Relaxed) {
-            entry.asked.store(true, Ordering::Relaxed);
-        }
-        entry.current()
+        known.or_else(|| self.start(database))
     }
 
     /// Waits until [`Catalogs::get`] has a catalog, for who can do nothing else; for ever, if there
     /// are too many databases. Cancel safe.
     pub async fn known(&self, database: &str) {
         loop {
-            let entry = self.shared.databases.read().get(database).map(Arc::clone);
-            let Some(entry) = entry.or_else(|| self.start(database)) else {
-                return std::future::pending().await;
-            };
+            let Some(entry) = self.entry(database) else { return std::future::pending().await };
             let mut known = pin!(entry.known.notified());
             known.as_mut().enable();
-            if entry.current().is_some() {
+            if !entry.is_stale() && entry.catalog.load().is_some() {
                 return;
             }
             known.await;
@@ -168,6 +182,45 @@ impl Catalogs {
     }
 }
 
+/// One database's catalog as somebody sees it who asks again and again.
+#[derive(Debug, Default)]
+pub struct Follower {
+    followed: Option<Arc<Database>>,
+    /// How often the snapshot had been replaced by the last look.
+    replaced: u64,
+    seen: Option<Arc<Catalog>>,
+}
+
+impl Follower {
+    /// Looks again; where nothing has changed that costs a few comparisons.
+    pub fn look(&mut self, catalogs: &Catalogs, database: &str) {
+        let gone = |followed: &Arc<Database>| followed.forgotten.load(Ordering::Acquire);
+        if self.followed.as_ref().is_none_or(gone) {
+            self.followed = catalogs.entry(database);
+            self.seen = None;
+            self.replaced = 0;
+        }
+        let Some(database) = &self.followed else { return };
+        database.ask();
+        if database.is_stale() {
+            self.seen = None;
+            self.replaced = 0;
+            return;
+        }
+        let replaced = database.replaced.load(Ordering::Acquire);
+        if replaced != self.replaced {
+            self.seen = database.catalog.load_full();
+            self.replaced = replaced;
+        }
+    }
+
+    /// What [`Catalogs::get`] would have said then.
+    #[must_use]
+    pub fn catalog(&self) -> Option<&Catalog> {
+        self.seen.as_deref()
+    }
+}
+
 /// The task of one database.
 struct Keeper {
     shared: Arc<Shared>,
@@ -205,7 +258,7 @@ impl Keeper {
                 Ok(rest) => rest,
                 Err(error) => {
                     if seen.held_at.is_none_or(|held_at| held_at.elapsed() > BELIEVED) {
-                        self.database.catalog.store(None);
+                        self.database.replace(None);
                         seen = Seen::default();
                     }
                     tracing::debug!(database = %self.name, %error, "catalog not loaded");
@@ -219,6 +272,7 @@ impl Keeper {
             unasked =
                 if self.database.asked.swap(false, Ordering::Relaxed) { 0 } else { unasked + 1 };
             if unasked >= FORGET_AFTER {
+                self.database.forgotten.store(true, Ordering::Release);
                 self.shared.databases.write().remove(&self.name);
                 return;
             }
@@ -260,7 +314,7 @@ impl Keeper {
                 let (functions, relations) = catalog.size();
                 let bytes = catalog.bytes();
                 tracing::debug!(database = %self.name, functions, relations, bytes, "catalog loaded");
-                self.database.catalog.store(Some(Arc::new(catalog)));
+                self.database.replace(Some(catalog));
                 // Taken before the load: what changes between the two is seen at the next look.
                 seen.fingerprint = Some(fingerprint);
             }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::net::Stream;
 use crate::protocol::frame::{self, FrameError};
@@ -150,8 +150,7 @@ impl ClientConn {
     /// Not safe: how much was written is lost.
     pub async fn flush(&mut self) -> io::Result<()> {
         self.writing = true;
-        self.stream.write_all(&self.output).await?;
-        self.stream.flush().await?;
+        self.stream.send(&self.output).await?;
         self.writing = false;
         self.output.clear();
         Ok(())

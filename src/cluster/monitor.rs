@@ -4,11 +4,14 @@
 //! time pass, so that silence is noticed whoever else is silent. All judge under one short lock and
 //! swap one snapshot; readers take no lock.
 
+use std::cell::RefCell;
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, Cache};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -53,6 +56,46 @@ struct Watched {
     connector: Connector,
     stop: CancellationToken,
     nodes: Vec<(NodeId, Arc<Notify>, CancellationToken)>,
+}
+
+/// The newest snapshot, as its thread knows it.
+#[derive(Debug, Clone)]
+pub struct Newest(Rc<Arc<Topology>>);
+
+impl Deref for Newest {
+    type Target = Topology;
+
+    fn deref(&self) -> &Topology {
+        &self.0
+    }
+}
+
+/// What a thread knows of a cluster.
+struct Known {
+    source: Arc<ArcSwap<Topology>>,
+    cache: Cache<Arc<ArcSwap<Topology>>, Arc<Topology>>,
+    newest: Newest,
+}
+
+thread_local! {
+    /// The process has one cluster, but for tests.
+    static NEWEST: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+impl Known {
+    fn new(source: &Arc<ArcSwap<Topology>>) -> Self {
+        let mut cache = Cache::new(source.clone());
+        let newest = Newest(Rc::new(cache.load().clone()));
+        Self { source: source.clone(), cache, newest }
+    }
+
+    fn load(&mut self) -> Newest {
+        let newest = self.cache.load();
+        if !Arc::ptr_eq(newest, &self.newest.0) {
+            self.newest = Newest(Rc::new(newest.clone()));
+        }
+        self.newest.clone()
+    }
 }
 
 impl Drop for Watched {
@@ -133,10 +176,14 @@ impl Cluster {
         self.0.topology.load_full()
     }
 
-    /// The newest snapshot without touching its reference count; not to be held across an await.
+    /// The newest snapshot, for a moment: the thread has it already, and where it has not changed that costs
+    /// one comparison. Not to be held across an await.
     #[must_use]
-    pub fn load(&self) -> Guard<Arc<Topology>> {
-        self.0.topology.load()
+    pub fn load(&self) -> Newest {
+        NEWEST.with_borrow_mut(|newest| match newest {
+            Some(known) if Arc::ptr_eq(&known.source, &self.0.topology) => known.load(),
+            other => other.insert(Known::new(&self.0.topology)).newest.clone(),
+        })
     }
 
     /// Says when a role, a state, a life or the set of nodes changed: the value is

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, CommonState, ServerConfig};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::stream::Side;
@@ -94,6 +94,29 @@ impl Stream {
             Self::Unix(stream) => stream.poll_read_ready(cx),
             Self::TlsAccepted(stream) => tls_read_ready(stream, cx),
             Self::TlsConnected(stream) => tls_read_ready(stream, cx),
+        }
+    }
+
+    /// Sends all of it: at once where the socket takes it, which is nearly always.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    ///
+    /// # Cancel safety
+    /// Not safe: how much was sent is lost.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // What is wrong is said by the next write.
+        let sent = match self {
+            Self::Tcp(stream) => stream.try_write(bytes).unwrap_or(0),
+            Self::Unix(stream) => stream.try_write(bytes).unwrap_or(0),
+            Self::TlsAccepted(_) | Self::TlsConnected(_) => 0,
+        };
+        if sent < bytes.len() {
+            self.write_all(&bytes[sent..]).await?;
+        }
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+            Self::TlsAccepted(_) | Self::TlsConnected(_) => self.flush().await,
         }
     }
 

@@ -288,7 +288,7 @@ fn build(
     let session_keys = settings.limits.session_keys;
     let rules = reload::rules(settings, None, &reload::some_node(&cluster), &connector)?;
     Ok(Arc::new(Shared {
-        rules: ArcSwap::from_pointee(rules),
+        rules: Arc::new(ArcSwap::from_pointee(rules)),
         cluster,
         catalogs: Arc::new(catalogs),
         connector,

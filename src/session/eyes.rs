@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Cache};
+
 use super::judge::Judge;
 use super::options::Options;
 use super::sequences;
 use super::shared::{Rules, Shared};
 use super::study::Studied;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Follower};
 use crate::config::settings::TimeLimits;
 use crate::pool::Account;
 use crate::routing::router::{Circumstances, SessionView};
@@ -24,7 +26,8 @@ pub struct Eyes {
     account: Arc<Account>,
     /// The rules at the moment.
     pub rules: Arc<Rules>,
-    catalog: Option<Arc<Catalog>>,
+    newest_rules: Cache<Arc<ArcSwap<Rules>>, Arc<Rules>>,
+    catalog: Follower,
     seen: Laid,
     /// The long texts of the request under way.
     pub studied: Studied,
@@ -47,13 +50,16 @@ impl Eyes {
     pub fn new(shared: Arc<Shared>, account: Arc<Account>, laid: &Laid) -> Self {
         let rules = shared.rules.load_full();
         let times = Shared::times(&rules.settings, &account.user);
+        let mut catalog = Follower::default();
+        catalog.look(&shared.catalogs, &account.database);
         let mut eyes = Self {
             circumstances: Circumstances::default(),
             versions: (0, 0),
             timed: false,
             times,
             rules,
-            catalog: shared.catalogs.get(&account.database),
+            newest_rules: Cache::new(shared.rules.clone()),
+            catalog,
             shared,
             account,
             seen: laid.clone(),
@@ -76,15 +82,14 @@ impl Eyes {
     pub fn renew(&mut self, laid: &Laid, names_are_utf8: bool) -> bool {
         let mut changed = names_are_utf8 != self.names_are_utf8;
         self.names_are_utf8 = names_are_utf8;
-        let rules = self.shared.rules.load();
-        if !Arc::ptr_eq(&rules, &self.rules) {
+        let rules = self.newest_rules.load();
+        if !Arc::ptr_eq(rules, &self.rules) {
             self.times = Shared::times(&rules.settings, &self.account.user);
             self.rules = rules.clone();
             self.timed = self.is_timed();
             changed = true;
         }
-        drop(rules);
-        self.catalog = self.shared.catalogs.get(&self.account.database);
+        self.catalog.look(&self.shared.catalogs, &self.account.database);
         let mut set = false;
         if !laid.is(&self.seen) {
             set = *laid != self.seen;
@@ -111,11 +116,11 @@ impl Eyes {
     /// Whether the database's catalog was there when they last looked.
     #[must_use]
     pub fn has_catalog(&self) -> bool {
-        self.catalog.is_some()
+        self.catalog.catalog().is_some()
     }
 
     fn versions_now(&self) -> (u64, u64) {
-        let catalog = self.catalog.as_deref().map_or(0, Catalog::version);
+        let catalog = self.catalog.catalog().map_or(0, Catalog::version);
         (catalog, self.rules.router.learned().version())
     }
 
@@ -134,7 +139,7 @@ impl Eyes {
 
     fn view(&self) -> SessionView<'_> {
         SessionView {
-            catalog: self.catalog.as_deref(),
+            catalog: self.catalog.catalog(),
             database: &self.account.database,
             user: self.options.role.as_deref().unwrap_or(&self.account.user),
             application_name: &self.options.application_name,
@@ -159,12 +164,12 @@ impl Judge for Eyes {
     }
 
     fn custom_settings(&self) -> &[Box<str>] {
-        self.catalog.as_ref().map_or(&[], |catalog| catalog.custom_settings())
+        self.catalog.catalog().map_or(&[], |catalog| catalog.custom_settings())
     }
 
     fn moves_sequence(&self, script: &Arc<Script>) -> bool {
         let called = script.statements.iter().any(|statement| !statement.calls.is_empty());
         let reason = if called { self.decide(script).reason } else { Reason::Read };
-        sequences::may_move(script, reason, self.catalog.as_deref())
+        sequences::may_move(script, reason, self.catalog.catalog())
     }
 }

@@ -40,13 +40,13 @@ pub struct Options {
     /// `causeway.after_lsn`
     pub after_lsn: Option<Lsn>,
     /// `causeway.session_key`
-    pub session_key: Option<String>,
+    pub session_key: Option<Box<str>>,
     /// `search_path`
-    pub search_path: Option<String>,
+    pub search_path: Option<Box<str>>,
     /// `application_name`
-    pub application_name: String,
+    pub application_name: Box<str>,
     /// The role that SET ROLE or SET SESSION AUTHORIZATION asked for.
-    pub role: Option<String>,
+    pub role: Option<Box<str>>,
     /// `default_transaction_isolation` is serializable.
     pub serializable: bool,
     /// `idle_session_timeout`, where it is not zero.
@@ -60,6 +60,7 @@ impl Options {
     #[must_use]
     pub fn of(laid: &Laid) -> Self {
         let value = |name: &str| value_of(laid, name);
+        let kept = |name: &str| value(name).map(String::into_boxed_str);
         let own = |name: &str| value(name).map(|value| value.to_ascii_lowercase());
         Self {
             route: own("causeway.route").and_then(|value| route(&value)),
@@ -67,10 +68,10 @@ impl Options {
             max_lag: own("causeway.max_lag").and_then(|value| duration(&value)),
             explain: own("causeway.explain").is_some_and(|value| is_on(&value)),
             after_lsn: value(AFTER_LSN).and_then(|value| value.parse().ok()),
-            session_key: value("causeway.session_key").filter(|key| !key.is_empty()),
-            search_path: value("search_path"),
-            application_name: value("application_name").unwrap_or_default(),
-            role: value("role").or_else(|| value("session_authorization")),
+            session_key: kept("causeway.session_key").filter(|key| !key.is_empty()),
+            search_path: kept("search_path"),
+            application_name: kept("application_name").unwrap_or_default(),
+            role: kept("role").or_else(|| kept("session_authorization")),
             serializable: own("default_transaction_isolation")
                 .is_some_and(|value| value.contains("serializable")),
             idle_session: value("idle_session_timeout").and_then(|value| timeout(&value)),
@@ -249,7 +250,7 @@ mod tests {
         let options = Options::of(&laid);
         assert_eq!(options.search_path.as_deref(), Some("app, public"));
         assert_eq!(options.route, Some(RouteHint::Primary));
-        assert_eq!(options.application_name, "it's");
+        assert_eq!(&*options.application_name, "it's");
         assert!(options.serializable && !options.explain);
         let laid = Laid::default().with_value("causeway.explain", "on");
         assert!(Options::of(&laid).explain, "as the audit lays it");

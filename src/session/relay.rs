@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::judge::Judge;
@@ -155,8 +155,7 @@ pub async fn pass_on(client: &mut ClientConn, server: &mut ServerConn) -> Result
 }
 
 async fn send(server: &mut ServerConn) -> Result<(), RelayError> {
-    server.stream.write_all(&server.output).await.map_err(RelayError::Server)?;
-    server.stream.flush().await.map_err(RelayError::Server)?;
+    server.stream.send(&server.output).await.map_err(RelayError::Server)?;
     server.output.clear();
     if server.output.capacity() > UNSENT_MOST {
         server.output = BytesMut::new();
@@ -204,10 +203,7 @@ async fn show(client: &mut ClientConn, server: &mut ServerConn) -> Result<(), Re
         [] => Ok(()),
         [Piece::Input(range)] if client.output.is_empty() => {
             client.writing = true;
-            let mut written = client.stream.write_all(&server.input[range.clone()]).await;
-            if written.is_ok() {
-                written = client.stream.flush().await;
-            }
+            let written = client.stream.send(&server.input[range.clone()]).await;
             client.writing = false;
             written
         }

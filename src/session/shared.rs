@@ -42,7 +42,7 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Shared {
     /// The settings and what is made of them.
-    pub rules: ArcSwap<Rules>,
+    pub rules: Arc<ArcSwap<Rules>>,
     /// The nodes.
     pub cluster: Arc<Cluster>,
     /// What the databases know.

@@ -156,10 +156,10 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
     let runtime = tokio::runtime::Handle::current();
     let registry = telemetry::Registry::new(1);
     Arc::new(Shared {
-        rules: ArcSwap::from_pointee(
+        rules: std::sync::Arc::new(ArcSwap::from_pointee(
             proxy::reload::rules(settings, None, &(nowhere as _), &ConnectorCell::default())
                 .unwrap(),
-        ),
+        )),
         cluster,
         catalogs: Arc::new(Catalogs::new(source, runtime, stopped)),
         connector: ConnectorCell::default(),
