@@ -66,7 +66,7 @@ pub enum Entered {
     },
 }
 
-/// A client that has heard `AuthenticationOk`.
+/// A client that has proved itself.
 #[derive(Debug)]
 pub struct Welcome {
     /// The connection.
@@ -83,6 +83,8 @@ pub struct Welcome {
     pub protocol_minor: u16,
     /// What its login has shown that opens servers as the same role.
     pub secret: Option<ServerSecret>,
+    /// What it is to hear first, up to `AuthenticationOk`.
+    pub unsent: BytesMut,
 }
 
 /// Why a client did not get in. It has been told (where it may be) and its connection is closed.
@@ -268,7 +270,7 @@ fn doom_text(doom: Option<Doom>, source: &ScramError) -> String {
     }
 }
 
-/// Lets a client in up to `AuthenticationOk`, or refuses it: the ErrorResponse is written and the
+/// Lets a client prove itself, or refuses it: the ErrorResponse is written and the
 /// connection closed when this returns an error, which is for the log. `buffer` holds bytes already
 /// read, if any.
 ///
@@ -293,7 +295,7 @@ pub async fn enter(
     }
     match admitted {
         Ok(Admitted::Tls { .. }) => unreachable!("inside of TLS no TLS is accepted"),
-        Ok(Admitted::Session(startup, secret)) => Ok(Entered::Session(Welcome {
+        Ok(Admitted::Session(startup, (secret, unsent))) => Ok(Entered::Session(Welcome {
             stream: wire.stream,
             buffer: wire.buffer,
             user: startup.user,
@@ -301,6 +303,7 @@ pub async fn enter(
             parameters: startup.parameters,
             protocol_minor: startup.protocol.minor,
             secret,
+            unsent,
         })),
         Ok(Admitted::Cancel(key)) => Ok(Entered::Cancel { stream: wire.stream, key }),
         Err(error) => {
@@ -315,15 +318,14 @@ pub async fn enter(
 }
 
 /// Tells a client that is not let in at all why, before it has said anything, and closes. For a
-/// client that should first be heard, use [`Entrance::closed`].
-pub async fn refuse(stream: Stream, report: &ErrorReport) {
-    let mut last = BytesMut::new();
+/// client that should first be heard, use [`Entrance::closed`]. `last` is what it has not heard yet.
+pub async fn refuse(stream: Stream, mut last: BytesMut, report: &ErrorReport) {
     report.encode(&mut last);
     ReadAhead { stream, buffer: BytesMut::new() }.close_after(&last).await;
 }
 
 enum Admitted<'a> {
-    Session(Startup, Option<ServerSecret>),
+    Session(Startup, (Option<ServerSecret>, BytesMut)),
     Cancel(CancelKey),
     /// TLS is to begin, and then all of it again.
     Tls {
@@ -378,7 +380,7 @@ async fn admit<'a>(
         return Err(HandshakeError::Closed(Box::new(report.clone())));
     }
     match timeout_at(deadline, prove::prove(wire, &startup, entrance)).await {
-        Ok(Ok(secret)) => Ok(Admitted::Session(startup, secret)),
+        Ok(Ok(proved)) => Ok(Admitted::Session(startup, proved)),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(HandshakeError::Timeout { started: true }),
     }

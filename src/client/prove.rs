@@ -28,7 +28,8 @@ use crate::tls::server::common_name;
 /// PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
 const SASL_MESSAGE_MAX: usize = 1024;
 
-/// Lets the client prove itself and says `AuthenticationOk`. What comes back opens servers as its role.
+/// Lets the client prove itself. What comes back opens servers as its role, and is to be said to it, up to
+/// `AuthenticationOk`: in one piece with what a session says first.
 ///
 /// # Errors
 /// When it may not try, or did not prove itself.
@@ -36,7 +37,7 @@ pub(super) async fn prove(
     wire: &mut ReadAhead,
     startup: &Startup,
     entrance: Entrance<'_>,
-) -> Result<Option<ServerSecret>, HandshakeError> {
+) -> Result<(Option<ServerSecret>, BytesMut), HandshakeError> {
     let address = match entrance.peer {
         PeerAddr::Tcp(address) => Some(address.ip()),
         PeerAddr::Local => None,
@@ -90,10 +91,9 @@ pub(super) async fn prove(
     if !exchange.challenge.can_login {
         return Err(HandshakeError::MayNotLogIn { user: user.clone() });
     }
-    let Exchange { wire, mut out, .. } = exchange;
+    let Exchange { mut out, .. } = exchange;
     backend::authentication_ok(&mut out);
-    wire.write(&out).await?;
-    Ok(proved)
+    Ok((proved, out))
 }
 
 /// Whether the client has shown a certificate that is its user's. It was verified in the handshake.

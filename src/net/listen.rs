@@ -100,12 +100,15 @@ impl Bound {
     /// Outside of a Tokio runtime.
     pub fn listen(self) -> io::Result<Listener> {
         let socket = match self.socket {
-            BoundSocket::Tcp(socket) => ListeningSocket::Tcp(TcpListener::from_std(socket)?),
+            BoundSocket::Tcp(socket) => {
+                self.options.apply(&socket)?;
+                ListeningSocket::Tcp(TcpListener::from_std(socket)?)
+            }
             BoundSocket::Unix(socket, file) => {
                 ListeningSocket::Unix(UnixListener::from_std(socket)?, file)
             }
         };
-        Ok(Listener { socket, options: self.options })
+        Ok(Listener { socket })
     }
 }
 
@@ -150,7 +153,6 @@ impl fmt::Display for PeerAddr {
 #[derive(Debug)]
 pub struct Listener {
     socket: ListeningSocket,
-    options: SocketOptions,
 }
 
 #[derive(Debug)]
@@ -189,9 +191,6 @@ impl Listener {
         match &self.socket {
             ListeningSocket::Tcp(socket) => {
                 let (stream, address) = socket.accept().await?;
-                if let Err(error) = self.options.apply(&stream) {
-                    tracing::debug!(%error, peer = %address, "cannot set socket options");
-                }
                 Ok((Stream::Tcp(stream), PeerAddr::Tcp(address)))
             }
             ListeningSocket::Unix(socket, _file) => {

@@ -8,7 +8,6 @@ use std::io;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 
 /// Options of one TCP socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +35,17 @@ impl Default for SocketOptions {
 }
 
 impl SocketOptions {
-    /// Sets them, and `TCP_NODELAY`, on a connected socket.
+    /// Sets them, and `TCP_NODELAY`, on a connected socket, or on one that listens: Linux hands them down to
+    /// what it accepts.
     ///
     /// # Errors
     /// When the system refuses one, in practice because the connection is already gone.
-    pub fn apply(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(stream);
+    pub fn apply<'s, S>(&self, socket: &'s S) -> io::Result<()>
+    where
+        SockRef<'s>: From<&'s S>,
+    {
+        let socket = SockRef::from(socket);
+        socket.set_tcp_nodelay(true)?;
         if let Some(idle) = self.keepalive {
             let keepalive = TcpKeepalive::new()
                 .with_time(idle)

@@ -2,8 +2,8 @@
 //!
 //! A login costs more than many queries (a TLS handshake a hundred times as much), and whoever knocks decides how
 //! many there are. So none is done where sessions are served: a storm fills the doors, of which there are few, and
-//! nothing else; and where processors are short a door gives way to the workers. Owns a connection up to
-//! `AuthenticationOk`, the limits on those who are not in yet, and what is logged of those who stay out. Cancel
+//! nothing else; and where processors are short a door gives way to the workers. Owns a connection until its
+//! client has proved itself, the limits on those who are not in yet, and what is logged of those who stay out. Cancel
 //! requests end here as well.
 
 use std::io;
@@ -163,11 +163,11 @@ impl Door {
                 }
             },
         };
-        let Arrival { welcome: Welcome { stream, user, database, .. }, peer, counted: _counted } =
-            *arrival;
+        let Arrival { welcome, peer, counted: _counted } = *arrival;
+        let Welcome { stream, user, database, unsent, .. } = welcome;
         self.shared.metrics.refused_logins.inc();
         tracing::info!(%peer, user, database, %report, "login refused");
-        refuse(stream, &report).await;
+        refuse(stream, unsent, &report).await;
     }
 }
 

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
-
 use super::driver::Session;
 use super::failure::Failure;
 use super::machine::{Machine, Question};
@@ -43,9 +41,9 @@ impl Session {
         worker: usize,
         welcome: Welcome,
     ) -> Result<Self, GreetError> {
-        let Welcome { stream, buffer, user, database, parameters, protocol_minor, secret } =
-            welcome;
-        let mut client = ClientConn::new(stream, buffer);
+        let Welcome { user, database, parameters, protocol_minor, secret, .. } = welcome;
+        let mut client = ClientConn::new(welcome.stream, welcome.buffer);
+        client.output = welcome.unsent;
         let start = match start_settings(&parameters) {
             Ok(start) => start,
             Err(report) => return Err(refuse(client, report).await),
@@ -60,7 +58,6 @@ impl Session {
             shared.statements.clone(),
             rules.settings.pool.prepared_statements,
         );
-        client.output = BytesMut::new();
         let mut session = Self::new(shared, worker, client, machine, account, entry);
         let begun = match session.check_own_settings().await {
             Ok(()) => session.parameters().await.map_err(|failure| failure.report()),

@@ -1,6 +1,5 @@
 //! Real drivers' logins: tokio-postgres, and the exchange as libpq makes it.
 
-use bytes::BytesMut;
 use causeway::auth::credentials::Doom;
 use causeway::client::{Entered, HandshakeError, Welcome};
 use causeway::protocol::{ErrorReport, write};
@@ -20,7 +19,7 @@ async fn log_in(
             Entered::Session(welcome) => welcome,
             Entered::Cancel { .. } => panic!("a login is no cancel request"),
         };
-        let mut out = BytesMut::new();
+        let mut out = std::mem::take(&mut welcome.unsent);
         write::ready_for_query(&mut out, b'I');
         welcome.stream.write_all(&out).await.unwrap();
         Ok(welcome)
@@ -104,7 +103,7 @@ async fn an_offer_of_encryption_is_declined_and_the_login_goes_on() {
     let config = config("app", "secret");
     let session = async {
         let Ok(Entered::Session(mut welcome)) = task.await.unwrap() else { panic!() };
-        let mut out = BytesMut::new();
+        let mut out = std::mem::take(&mut welcome.unsent);
         write::ready_for_query(&mut out, b'I');
         welcome.stream.write_all(&out).await.unwrap();
         welcome

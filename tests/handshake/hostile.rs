@@ -512,10 +512,14 @@ pub async fn log_in(startup: &[u8], first_is_empty: bool, tail: &[u8], step: usi
     frontend::sasl_response(&mut out, scram.message());
     out.extend_from_slice(tail);
     drip(&mut client, &out, step).await;
+    let mut outcome = timeout(HANG, task).await.expect("hangs").unwrap();
+    if let Ok(Entered::Session(welcome)) = &mut outcome {
+        welcome.stream.send(&welcome.unsent).await.unwrap();
+    }
     let last = skip_to(&mut client, 12).await;
     scram.finish(&last).unwrap();
     assert!(skip_to(&mut client, 0).await.is_empty());
-    timeout(HANG, task).await.expect("hangs").unwrap()
+    outcome
 }
 
 async fn drip(client: &mut TcpStream, bytes: &[u8], step: usize) {

@@ -118,7 +118,7 @@ async fn a_login_over_tls_is_bound_to_it() {
         };
         let session = async {
             let Ok(Entered::Session(mut welcome)) = task.await.unwrap() else { panic!("refused") };
-            let mut out = BytesMut::new();
+            let mut out = std::mem::take(&mut welcome.unsent);
             write::ready_for_query(&mut out, b'I');
             welcome.stream.write_all(&out).await.unwrap();
             welcome.stream.flush().await.unwrap();

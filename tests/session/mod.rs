@@ -116,6 +116,7 @@ impl Bed {
             parameters: Vec::new(),
             protocol_minor: 0,
             secret: None,
+            unsent: BytesMut::new(),
         };
         let shared = self.shared.clone();
         let (post, moves) = (self.post.clone(), self.moves.clone());
