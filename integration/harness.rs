@@ -180,20 +180,22 @@ impl Proxy {
     pub async fn await_catalog(&self, cluster: &Cluster, database: &str) {
         let client = self.connect(database).await;
         client.batch_execute("SET causeway.consistency = 'eventual'").await.unwrap();
-        let reads = async || {
-            let mut sum = 0.0;
-            for replica in cluster.replicas() {
-                sum += self.metric("causeway_node_reads_total", Some(replica)).await;
-            }
-            sum
-        };
-        let before = reads().await;
+        let before = self.reads_of_replicas(cluster).await;
         // Its own count: the nodes' is of all who are there.
         await_until("a read reaches a replica", async || {
             client.query("SELECT relname FROM pg_class LIMIT 1", &[]).await.unwrap();
-            reads().await > before
+            self.reads_of_replicas(cluster).await > before
         })
         .await;
+    }
+
+    /// How many requests replicas have served.
+    pub async fn reads_of_replicas(&self, cluster: &Cluster) -> f64 {
+        let mut sum = 0.0;
+        for replica in cluster.replicas() {
+            sum += self.metric("causeway_node_reads_total", Some(replica)).await;
+        }
+        sum
     }
 
     pub fn signal(&self, name: &str) {

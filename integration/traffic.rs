@@ -114,6 +114,53 @@ async fn pgbench_tpcb_runs_clean_and_on_the_primary_only() {
     assert_eq!(now[1..], [idle; 2], "a replica was asked for a part of a write transaction");
 }
 
+/// What a procedure does nobody knows: who has called it asks the primary until the catalog was looked at again, and
+/// nobody else has to.
+#[tokio::test(flavor = "multi_thread")]
+async fn procedures_keep_only_their_callers_from_the_replicas() {
+    let cluster = shared_cluster();
+    let database = fresh_database(cluster).await;
+    let direct = cluster.primary().connect(&database).await.unwrap();
+    let create = "CREATE TABLE counted AS SELECT 1 AS n; GRANT ALL ON counted TO app;
+        GRANT CREATE ON SCHEMA public TO app";
+    direct.batch_execute(create).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let options = ProxyOptions { routing: "consistency = \"eventual\"", ..Default::default() };
+    let proxy = Proxy::start(cluster, &options).await;
+    proxy.await_catalog(cluster, &database).await;
+    let (caller, reader) = (proxy.connect(&database).await, proxy.connect(&database).await);
+    // Not in the catalog as long as nobody has looked again.
+    let make = "DO $$ BEGIN EXECUTE 'CREATE OR REPLACE FUNCTION one() RETURNS int STABLE AS ''SELECT 1'' LANGUAGE sql'; END $$";
+    caller.batch_execute(make).await.unwrap();
+    await_until("the caller believes the catalog again", async || {
+        let before = proxy.reads_of_replicas(cluster).await;
+        caller.simple_query("SELECT one()").await.unwrap();
+        proxy.reads_of_replicas(cluster).await > before
+    })
+    .await;
+    let unknown = || async {
+        let of = [("reason", "catalog_not_loaded")];
+        proxy.metrics().await.sum("causeway_statements_total", &of).unwrap_or_default()
+    };
+    let (mut by_caller, before) = (0.0, proxy.reads_of_replicas(cluster).await);
+    for _ in 0..50 {
+        caller.batch_execute("DO $$ BEGIN PERFORM 1; END $$").await.unwrap();
+        let before = unknown().await;
+        caller.simple_query("SELECT n FROM counted").await.unwrap();
+        by_caller += unknown().await - before;
+        let (replicas, unknown_before) = (proxy.reads_of_replicas(cluster).await, unknown().await);
+        reader.simple_query("SELECT n FROM counted").await.unwrap();
+        assert_eq!(
+            proxy.reads_of_replicas(cluster).await - replicas,
+            1.0,
+            "a reader was kept away"
+        );
+        assert_eq!(unknown().await, unknown_before);
+    }
+    assert!(by_caller >= 1.0, "the caller has believed what it may have changed");
+    assert!(proxy.reads_of_replicas(cluster).await - before >= 50.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_are_shared_evenly_over_many_clients() {
     reads_are_shared("consistency = \"eventual\"", 2, 0).await;

@@ -1,15 +1,17 @@
 //! The catalogs of all databases: loaded when first asked for, reloaded when they have changed.
 //!
+//! What a session says was changed is not believed by anybody until it was looked at; what it only may have
+//! changed (a procedure ran) the session itself does not believe ([`Follower::doubt`]).
 //! One task per database, on the runtime given to [`Catalogs::new`], waits for DDL that sessions
 //! report and polls for DDL from elsewhere. Askers never wait: until a catalog is there, and from
 //! reported DDL until it has been looked at again, there is none, and the primary serves. A snapshot
 //! that cannot be held against a server is believed for [`BELIEVED`], no longer. Only who would wait for a
-//! primary that is not there may wait for the catalog instead ([`Catalogs::known`]).
+//! primary that is not there may wait for the catalog instead ([`Follower::known`]).
 //! A database is kept while it is asked for; the number of databases is bounded.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,7 +32,8 @@ const LEAVE: Duration = Duration::from_secs(7);
 const DATABASES: usize = 256;
 /// Time between two cheap looks for DDL from elsewhere.
 const POLL: Duration = Duration::from_secs(1);
-/// So many times as long as a comparison has taken, the next look waits: it costs the primary, too.
+/// So many times as long as a comparison has taken, the next look waits, also one that somebody wishes for who
+/// is in doubt: it costs the primary, too.
 const REST_PER_LOOK: u32 = 20;
 /// The same of a load, which follows a change and not every look.
 const REST_PER_LOAD: u32 = 3;
@@ -72,13 +75,18 @@ struct Shared {
 struct Database {
     catalog: ArcSwapOption<Catalog>,
     /// How often that was replaced.
-    replaced: AtomicU64,
+    replaced: AtomicU32,
     /// DDL reported so far.
     reported: AtomicU64,
     /// Of which so many were over when the look began that last found, or made, the snapshot true.
     covered: AtomicU64,
     asked: AtomicBool,
     wake: Notify,
+    /// Looks that have begun, and the last that has ended and left nothing out. Wrapping.
+    begun: AtomicU32,
+    ended: AtomicU32,
+    /// Somebody does not believe the snapshot.
+    doubted: Notify,
     /// The snapshot has been found, or made, true.
     known: Notify,
     /// Nobody keeps it up to date any more.
@@ -96,6 +104,11 @@ impl Database {
     /// Whether DDL was reported since the snapshot was last held against the server.
     fn is_stale(&self) -> bool {
         self.covered.load(Ordering::Acquire) != self.reported.load(Ordering::Acquire)
+    }
+
+    /// Whether this look has ended, or one that began after it.
+    fn has_ended(&self, look: u32) -> bool {
+        self.ended.load(Ordering::Acquire).wrapping_sub(look) < u32::MAX / 2
     }
 
     /// Somebody wants to know it. Read first: a line that is only read is not taken from other workers'
@@ -127,20 +140,6 @@ impl Catalogs {
     fn entry(&self, database: &str) -> Option<Arc<Database>> {
         let known = self.shared.databases.read().get(database).map(Arc::clone);
         known.or_else(|| self.start(database))
-    }
-
-    /// Waits until [`Catalogs::get`] has a catalog, for who can do nothing else; for ever, if there
-    /// are too many databases. Cancel safe.
-    pub async fn known(&self, database: &str) {
-        loop {
-            let Some(entry) = self.entry(database) else { return std::future::pending().await };
-            let mut known = pin!(entry.known.notified());
-            known.as_mut().enable();
-            if !entry.is_stale() && entry.catalog.load().is_some() {
-                return;
-            }
-            known.await;
-        }
     }
 
     /// A session of that database has run DDL, or ended a transaction with DDL in it. From now on
@@ -187,7 +186,9 @@ impl Catalogs {
 pub struct Follower {
     followed: Option<Arc<Database>>,
     /// How often the snapshot had been replaced by the last look.
-    replaced: u64,
+    replaced: u32,
+    /// The look that the snapshot must have come through to be believed; 0: it is.
+    doubts_until: u32,
     seen: Option<Arc<Catalog>>,
 }
 
@@ -202,7 +203,10 @@ impl Follower {
         }
         let Some(database) = &self.followed else { return };
         database.ask();
-        if database.is_stale() {
+        if self.doubts_until != 0 && database.has_ended(self.doubts_until) {
+            self.doubts_until = 0;
+        }
+        if self.doubts_until != 0 || database.is_stale() {
             self.seen = None;
             self.replaced = 0;
             return;
@@ -214,7 +218,33 @@ impl Follower {
         }
     }
 
-    /// What [`Catalogs::get`] would have said then.
+    /// Whoever follows may have changed the catalog itself: it goes without until it has been looked at
+    /// again, soon. To others the change comes from elsewhere.
+    pub fn doubt(&mut self) {
+        let Some(database) = &self.followed else { return };
+        // The next look begins from here on.
+        self.doubts_until = database.begun.load(Ordering::Acquire).wrapping_add(1).max(1);
+        database.doubted.notify_one();
+    }
+
+    /// Waits until another look will see a catalog, for who can do nothing else; for ever, if there are
+    /// too many databases. Cancel safe.
+    pub async fn known(&self) {
+        let Some(database) = &self.followed else { return std::future::pending().await };
+        loop {
+            let mut known = pin!(database.known.notified());
+            known.as_mut().enable();
+            let believed = self.doubts_until == 0 || database.has_ended(self.doubts_until);
+            if believed && !database.is_stale() && database.catalog.load().is_some()
+                || database.forgotten.load(Ordering::Acquire)
+            {
+                return;
+            }
+            known.await;
+        }
+    }
+
+    /// What it saw.
     #[must_use]
     pub fn catalog(&self) -> Option<&Catalog> {
         self.seen.as_deref()
@@ -265,9 +295,14 @@ impl Keeper {
                     RETRY
                 }
             };
+            let doubted = async {
+                self.database.doubted.notified().await;
+                tokio::time::sleep(seen.took * REST_PER_LOOK).await;
+            };
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 () = self.database.wake.notified() => seen.cheap_looks = THOROUGH_EVERY,
+                () = doubted => seen.cheap_looks = THOROUGH_EVERY,
             }
             unasked =
                 if self.database.asked.swap(false, Ordering::Relaxed) { 0 } else { unasked + 1 };
@@ -294,6 +329,7 @@ impl Keeper {
     /// Returns how long to wait until the next look.
     async fn look(&self, seen: &mut Seen) -> Result<Duration, LoadError> {
         let mut rest = POLL;
+        let begun = self.database.begun.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         let reported = self.database.reported.load(Ordering::Acquire);
         let server = self.shared.source.connect(&self.name).await?;
         let writes = server.writes().await?;
@@ -324,6 +360,7 @@ impl Keeper {
         if seen.cheap_looks == 0 {
             seen.held_at = Some(Instant::now());
             self.database.covered.store(reported, Ordering::Release);
+            self.database.ended.store(begun, Ordering::Release);
             self.database.known.notify_waiters();
         }
         Ok(rest)

@@ -107,7 +107,7 @@ impl Session {
     pub(super) async fn await_catalog(&self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.eyes.rules.settings.pool.wait;
         tokio::select! {
-            () = self.shared.catalogs.known(&self.account.database) => Ok(()),
+            () = self.eyes.await_catalog() => Ok(()),
             found = self.await_primary(deadline) => found,
         }
     }

@@ -226,10 +226,8 @@ impl Machine {
                 _ => {}
             }
         }
-        self.ddl |= matches!(
-            statement.class,
-            Class::Ddl | Class::Procedure | Class::Maintenance | Class::Unknown
-        );
+        self.ddl |= matches!(statement.class, Class::Ddl | Class::Maintenance | Class::Unknown);
+        self.may_be_ddl |= matches!(statement.class, Class::Procedure);
         self.redefined |= matches!(statement.class, Class::Ddl);
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);

@@ -490,6 +490,9 @@ impl Session {
         if self.machine.changed_catalog() {
             self.shared.catalogs.note_ddl(&self.account.database);
         }
+        if self.machine.may_have_changed_catalog() {
+            self.eyes.doubt_catalog();
+        }
         self.count_pins();
         if after == After::Release {
             self.release().await;

@@ -119,6 +119,16 @@ impl Eyes {
         self.catalog.catalog().is_some()
     }
 
+    /// Waits until they would see it. Cancel safe.
+    pub async fn await_catalog(&self) {
+        self.catalog.known().await;
+    }
+
+    /// What the session has run may have changed the catalog.
+    pub fn doubt_catalog(&mut self) {
+        self.catalog.doubt();
+    }
+
     fn versions_now(&self) -> (u64, u64) {
         let catalog = self.catalog.catalog().map_or(0, Catalog::version);
         (catalog, self.rules.router.learned().version())

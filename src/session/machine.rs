@@ -138,6 +138,8 @@ pub struct Machine {
     pub(super) suspicion: Suspicion,
     /// The catalog may have changed since somebody asked.
     pub(super) ddl: bool,
+    /// The same of what a procedure did, which nobody but the server knows.
+    pub(super) may_be_ddl: bool,
     /// Statements that were prepared before may have another result now.
     pub(super) redefined: bool,
     pub(super) books: Vec<Book>,
@@ -202,6 +204,7 @@ impl Machine {
             suspect: false,
             suspicion: Suspicion::default(),
             ddl: false,
+            may_be_ddl: false,
             redefined: false,
             books: Vec::new(),
             portals: Vec::new(),
@@ -263,6 +266,13 @@ impl Machine {
             self.redefined = !self.is_idle();
         }
         self.ddl &= !self.is_idle();
+        changed
+    }
+
+    /// The same of what only may have changed it.
+    pub fn may_have_changed_catalog(&mut self) -> bool {
+        let changed = self.may_be_ddl;
+        self.may_be_ddl &= !self.is_idle();
         changed
     }
 
