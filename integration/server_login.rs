@@ -59,7 +59,7 @@ fn login(user: &str, password: Option<&str>) -> ServerLogin {
     ServerLogin {
         user: user.to_owned(),
         database: "postgres".to_owned(),
-        secret: password.map(|password| ServerSecret::Password(Secret::new(password))),
+        secret: password.map(|password| ServerSecret::password(Secret::new(password))),
         parameters: vec![("application_name".to_owned(), "causeway test".to_owned())],
     }
 }

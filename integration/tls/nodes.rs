@@ -104,7 +104,7 @@ pub async fn log_in(
     let login = ServerLogin {
         user: user.to_owned(),
         database: "postgres".to_owned(),
-        secret: Some(ServerSecret::Password(Secret::new(APP))),
+        secret: Some(ServerSecret::password(Secret::new(APP))),
         parameters: Vec::new(),
     };
     connect(address, connector, &login, SOON).await

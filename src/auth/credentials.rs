@@ -32,6 +32,8 @@ struct Credential {
     /// As the file has it, to see at a reload whether it changed.
     password: Option<UserPassword>,
     kept: Option<Kept>,
+    /// What opens servers: the password, if the file gives it in plain.
+    server: Option<ServerSecret>,
 }
 
 /// The file gives a user something that cannot prove anybody.
@@ -174,10 +176,7 @@ impl Credentials {
     /// its login has `proved`.
     #[must_use]
     pub fn server_secret(&self, user: &str, proved: Option<ServerSecret>) -> Option<ServerSecret> {
-        match self.users.get(user).and_then(|user| user.password.as_ref()) {
-            Some(UserPassword::Plain(secret)) => Some(ServerSecret::Password(secret.clone())),
-            Some(UserPassword::Verifier(_) | UserPassword::Md5(_)) | None => proved,
-        }
+        self.users.get(user).and_then(|user| user.server.clone()).or(proved)
     }
 }
 
@@ -197,7 +196,11 @@ impl Credential {
                 Some(Kept::Scram(Arc::new(verifier)))
             }
         };
-        Ok(Self { password: user.password.clone(), kept })
+        let server = match &user.password {
+            Some(UserPassword::Plain(password)) => Some(ServerSecret::password(password.clone())),
+            _ => None,
+        };
+        Ok(Self { password: user.password.clone(), kept, server })
     }
 }
 
@@ -277,7 +280,7 @@ mod tests {
             assert_eq!(table.challenge(name, None, SystemTime::now()).doom, doom, "{name}");
         }
         assert_eq!(table.challenge("kept", None, SystemTime::now()).verifier.to_text(), verifier);
-        let password = ServerSecret::Password(Secret::new("secret"));
+        let password = ServerSecret::password(Secret::new("secret"));
         assert_eq!(table.server_secret("plain", None), Some(password.clone()));
         assert_eq!(table.server_secret("kept", Some(password.clone())), Some(password));
         for name in ["kept", "none", "nobody"] {

@@ -12,8 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 
 use super::scram::nonce;
-use super::secret::ScramKeys;
-use super::verifier::{Key, prepare};
+use super::secret::{Password, ScramKeys};
+use super::verifier::Key;
+use crate::config::settings::Secret;
 
 pub use super::scram::{MECHANISM, MECHANISM_PLUS};
 
@@ -55,8 +56,8 @@ pub enum ScramClientError {
 /// What an exchange is proved by.
 #[derive(Debug, Clone)]
 pub enum Prover {
-    /// A password, prepared.
-    Password(Box<[u8]>),
+    /// A password.
+    Password(Arc<Password>),
     /// The keys behind a verifier.
     Keys(Arc<ScramKeys>),
 }
@@ -65,7 +66,7 @@ impl Prover {
     /// By this password.
     #[must_use]
     pub fn password(password: &str) -> Self {
-        Self::Password(prepare(password).as_bytes().into())
+        Self::Password(Arc::new(Password::new(Secret::new(password))))
     }
 }
 
@@ -108,8 +109,11 @@ impl AwaitingChallenge {
 
     /// Whether [`on_challenge`](Self::on_challenge) has rounds to do.
     #[must_use]
-    pub fn is_costly(&self) -> bool {
-        matches!(self.prover, Prover::Password(_))
+    pub fn is_costly(&self, challenge: &[u8]) -> bool {
+        let Prover::Password(password) = &self.prover else { return false };
+        let challenge = std::str::from_utf8(challenge).ok().map(parse_challenge);
+        let Some(Ok((_, salt, iterations))) = challenge else { return false };
+        password.known_keys(&salt, iterations).is_none()
     }
 
     /// Takes server-first-message. With a password it costs the key derivation, a millisecond or more:
@@ -127,7 +131,7 @@ impl AwaitingChallenge {
             None => return Err(ScramClientError::Challenge("another nonce")),
         }
         let keys = match self.prover {
-            Prover::Password(password) => Arc::new(ScramKeys::derive(&password, &salt, iterations)),
+            Prover::Password(password) => password.keys(&salt, iterations),
             Prover::Keys(keys) if keys.fit(&salt, iterations) => keys,
             Prover::Keys(_) => return Err(ScramClientError::OtherVerifier),
         };
@@ -226,9 +230,18 @@ mod tests {
         let keys = Arc::new(login(&ours, Prover::password("secret")).unwrap());
         let again = login(&ours, Prover::Keys(keys.clone())).unwrap();
         assert_eq!(again, *keys, "and is recovered from that exchange as well");
-        assert!(
-            !AwaitingChallenge::new(Prover::Keys(keys.clone()), Binding::Impossible).is_costly()
-        );
+        // Rounds are done once for a password and a verifier.
+        let challenge = format!("r=x,s={},i=4096", STANDARD.encode(b"0123456789abcdef"));
+        let costs = |prover: &Prover| {
+            AwaitingChallenge::new(prover.clone(), Binding::Impossible)
+                .is_costly(challenge.as_bytes())
+        };
+        let password = Prover::password("secret");
+        assert!(costs(&password) && !costs(&Prover::Keys(keys.clone())));
+        login(&ours, password.clone()).unwrap();
+        assert!(!costs(&password));
+        login(&verifier(b"another salt 123"), password.clone()).unwrap();
+        assert!(costs(&password));
         let other = login(&verifier(b"another salt 123"), Prover::Keys(keys.clone()));
         assert_eq!(other, Err(ScramClientError::OtherVerifier));
         let rounds = Verifier::derive("secret", b"0123456789abcdef", NonZeroU32::MIN);

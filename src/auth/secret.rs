@@ -3,21 +3,73 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::verifier::{Key, Verifier, hmac, salted_password};
+use super::verifier::{Key, Verifier, hmac, prepare, salted_password};
 use crate::config::settings::Secret;
 
 /// What proves a role to a server.
 #[derive(Debug, Clone)]
 pub enum ServerSecret {
     /// The password itself: for every way of authentication.
-    Password(Secret),
+    Password(Arc<Password>),
     /// The keys behind a SCRAM verifier: for servers whose verifier has the same salt and rounds.
     Keys(Arc<ScramKeys>),
     /// `md5` and 32 hexadecimal digits, as `pg_authid.rolpassword` has it: for md5 only.
     Md5(Secret),
+}
+
+/// A password, with the keys that were derived of it last: every server of a cluster has the same verifier.
+pub struct Password {
+    secret: Secret,
+    derived: Mutex<Option<Arc<ScramKeys>>>,
+}
+
+impl Password {
+    /// Nothing is derived of it yet.
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self { secret, derived: Mutex::default() }
+    }
+
+    /// To be said, or hashed.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.secret.expose()
+    }
+
+    /// The keys under this salt, if they were the last.
+    #[must_use]
+    pub(super) fn known_keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<Arc<ScramKeys>> {
+        self.derived.lock().clone().filter(|keys| keys.fit(salt, iterations))
+    }
+
+    /// The keys under this salt. Costs `iterations` rounds of HMAC where they are not known.
+    #[must_use]
+    pub(super) fn keys(&self, salt: &[u8], iterations: NonZeroU32) -> Arc<ScramKeys> {
+        self.known_keys(salt, iterations).unwrap_or_else(|| {
+            let prepared = prepare(self.expose());
+            let keys = Arc::new(ScramKeys::derive(prepared.as_bytes(), salt, iterations));
+            *self.derived.lock() = Some(keys.clone());
+            keys
+        })
+    }
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.secret.fmt(f)
+    }
+}
+
+impl ServerSecret {
+    /// By a password.
+    #[must_use]
+    pub fn password(secret: Secret) -> Self {
+        Self::Password(Arc::new(Password::new(secret)))
+    }
 }
 
 /// What one password is under one salt: as good as the password toward servers with the same
@@ -94,7 +146,10 @@ impl PartialEq for ScramKeys {
 impl PartialEq for ServerSecret {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Password(one), Self::Password(other)) | (Self::Md5(one), Self::Md5(other)) => {
+            (Self::Password(one), Self::Password(other)) => {
+                one.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
+            }
+            (Self::Md5(one), Self::Md5(other)) => {
                 one.expose().as_bytes().ct_eq(other.expose().as_bytes()).into()
             }
             (Self::Keys(one), Self::Keys(other)) => Arc::ptr_eq(one, other) || one == other,
@@ -114,13 +169,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keys_are_derived_once_for_each_verifier() {
+        let password = Password::new(Secret::new("pencil"));
+        let (one, two) = (NonZeroU32::MIN, NonZeroU32::new(2).unwrap());
+        assert!(password.known_keys(b"salt", one).is_none());
+        let keys = password.keys(b"salt", one);
+        assert_eq!(*keys, ScramKeys::derive(b"pencil", b"salt", one));
+        assert!(Arc::ptr_eq(&keys, &password.keys(b"salt", one)));
+        for (salt, rounds) in [(&b"tlas"[..], one), (b"salt", two)] {
+            assert!(password.known_keys(salt, rounds).is_none());
+        }
+        // The role has got another verifier.
+        assert_eq!(*password.keys(b"tlas", one), ScramKeys::derive(b"pencil", b"tlas", one));
+    }
+
+    #[test]
     fn secrets_do_not_show_and_compare_by_value() {
         let keys = |password: &[u8]| {
             ServerSecret::Keys(Arc::new(ScramKeys::derive(password, b"salt", NonZeroU32::MIN)))
         };
         assert_eq!(keys(b"one"), keys(b"one"));
         assert_ne!(keys(b"one"), keys(b"two"));
-        let password = ServerSecret::Password(Secret::new("hush"));
+        let password = ServerSecret::password(Secret::new("hush"));
         assert_ne!(password, ServerSecret::Md5(Secret::new("hush")));
         assert_eq!(
             format!("{:?} {password:?}", keys(b"x")),

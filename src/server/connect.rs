@@ -330,7 +330,7 @@ async fn answer(
             let (mechanism, binding) =
                 choose(mechanisms, end_point).ok_or(ServerViolation::Mechanisms)?;
             let prover = match secret()? {
-                ServerSecret::Password(password) => Prover::password(password.expose()),
+                ServerSecret::Password(password) => Prover::Password(password.clone()),
                 ServerSecret::Keys(keys) => Prover::Keys(keys.clone()),
                 hash @ ServerSecret::Md5(_) => return Err(misfit("SCRAM", hash)),
             };
@@ -384,7 +384,7 @@ async fn derive(
     exchange: AwaitingChallenge,
     challenge: Vec<u8>,
 ) -> Result<AwaitingProof, ConnectError> {
-    if !exchange.is_costly() {
+    if !exchange.is_costly(&challenge) {
         return exchange.on_challenge(&challenge).map_err(|e| ServerViolation::Scram(e).into());
     }
     let derived = turns::derive(move || exchange.on_challenge(&challenge)).await;

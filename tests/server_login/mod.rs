@@ -22,7 +22,7 @@ fn login(password: Option<&str>) -> ServerLogin {
     ServerLogin {
         user: "app".to_owned(),
         database: "shop".to_owned(),
-        secret: password.map(|password| ServerSecret::Password(Secret::new(password))),
+        secret: password.map(|password| ServerSecret::password(Secret::new(password))),
         parameters: vec![("application_name".to_owned(), "test".to_owned())],
     }
 }
