@@ -24,6 +24,9 @@ use super::{Lsn, Role};
 /// Ticks kept. At the fastest pace that nobody waits for they reach back twenty seconds.
 const KEPT: usize = 1024;
 
+/// So many of the last ticks are looked at one by one before all are searched.
+const NEAR: usize = 8;
+
 /// One look at a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tick {
@@ -135,7 +138,12 @@ impl Clock {
             return None;
         }
         let inner = self.inner.lock();
-        let first = inner.ticks.partition_point(|tick| tick.sent <= moment);
+        // Mostly it is one of the last; each that is looked at may have to come from memory.
+        let later = inner.ticks.iter().rev().take(NEAR).take_while(|tick| tick.sent > moment);
+        let first = match later.count() {
+            NEAR => inner.ticks.partition_point(|tick| tick.sent <= moment),
+            later => inner.ticks.len() - later,
+        };
         inner.ticks.get(first).cloned()
     }
 
@@ -347,6 +355,20 @@ mod tests {
         clock.push(Tick::of_replica(Lsn(1), start, at(3)));
         clock.wake_at(at(3), Lsn(0), &one);
         assert_eq!(clock.demand(Some(at(3))), Demand::Now);
+    }
+
+    #[test]
+    fn the_first_tick_after_a_moment_is_found_near_and_far() {
+        let (clock, start) = (Clock::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        for number in 1..=3 * NEAR as u64 {
+            clock.push(Tick::of_replica(Lsn(number), start, at(10 * number)));
+            for moment in 0..=10 * number {
+                let found = clock.since(at(moment)).map(|tick| tick.position.0);
+                let wanted = (moment < 10 * number).then_some(moment / 10 + 1);
+                assert_eq!(found, wanted, "after {moment} of {number}");
+            }
+        }
     }
 
     #[test]
