@@ -211,9 +211,10 @@ impl HandshakeError {
     pub fn report(&self) -> Option<ErrorReport> {
         let violation = || Some(ErrorReport::fatal("08P01", self.to_string()));
         match self {
-            // A cancel request is never answered, and before it has said who it is a client that is
-            // slow may be waiting for something else than an error.
-            Self::Startup(StartupError::CancelLength)
+            // As PostgreSQL: what has no packet's length is no client's that would know an error, or
+            // the goodbye of one that has changed its mind. A cancel request is never answered, and
+            // before it has said who it is a client that is slow may be waiting for something else.
+            Self::Startup(StartupError::Length | StartupError::CancelLength)
             | Self::Timeout { started: false }
             | Self::Gone { .. }
             | Self::Tls(_)

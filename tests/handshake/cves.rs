@@ -31,9 +31,8 @@ async fn cve_2012_4575_long_database_names() {
         panic!("not let in");
     };
     assert_eq!(welcome.database, "d".repeat(63), "cut as PostgreSQL cuts it");
-    let report =
-        refused("longer", &session_packet(&["user", "app", "database", &"d".repeat(10_000)])).await;
-    assert_eq!(report.expect("told").sqlstate, "08P01");
+    let longer = session_packet(&["user", "app", "database", &"d".repeat(10_000)]);
+    assert!(refused("longer", &longer).await.is_none());
 }
 
 /// A password before the start-up packet followed a pointer that was not there.
@@ -43,8 +42,7 @@ async fn cve_2015_4054_a_password_before_the_startup_packet() {
         message(b'p', b"secret\0"),
         [message(b'p', b"\0"), session_packet(&["user", "app"])].concat(),
     ] {
-        let report = refused("a password first", &bytes).await;
-        assert_eq!(report.expect("told").sqlstate, "08P01");
+        assert!(refused("a password first", &bytes).await.is_none());
     }
 }
 
@@ -116,8 +114,7 @@ async fn cve_2026_6666_a_server_error_without_sqlstate() {
 async fn cve_2026_6668_and_107348_lengths_above_2_31() {
     for length in [0x8000_0000_u32, 0x8000_0001, 0xFFFF_FFFB, u32::MAX] {
         let word = length.to_be_bytes();
-        let report = refused("a start-up packet", &word).await;
-        assert_eq!(report.expect("told").message, "invalid length of startup packet");
+        assert!(refused("a start-up packet", &word).await.is_none());
         let answer = [&b"p"[..], &word, b"SCRAM"].concat();
         let report = refused("an answer", &then(&answer)).await;
         assert_eq!(report.expect("told").message, "invalid message length");

@@ -68,7 +68,8 @@ enum Ends {
 use Ends::{Silent, Told};
 
 const MALFORMED: Ends = Told("08P01", "malformed SCRAM message");
-const LENGTH: Ends = Told("08P01", "invalid length of startup packet");
+/// As PostgreSQL: it only logs this.
+const LENGTH: Ends = Silent;
 const LAYOUT: Ends = Told("08P01", "invalid startup packet layout");
 const VERSION: Ends = Told("0A000", "unsupported frontend protocol");
 pub const SSL: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -153,6 +154,7 @@ fn first_packets() -> Vec<(&'static str, Vec<u8>, Ends)> {
         ("an HTTP request", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(), LENGTH),
         ("an SSH banner", b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(), LENGTH),
         ("a query before the login", message(b'Q', b"select 1\0"), LENGTH),
+        ("a goodbye before the login", message(b'X', b""), LENGTH),
         ("zeroes", vec![0; 4096], LENGTH),
         ("protocol 2.0", first_packet(&[0, 2, 0, 0, 0]), VERSION),
         (
