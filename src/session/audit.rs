@@ -117,7 +117,7 @@ pub fn custom_names(bytes: &[u8], names: &mut BTreeSet<Box<str>>) {
 }
 
 /// Asks a server that is outside of any transaction. `user` is the role it was opened as.
-/// Notifications that come meanwhile are the client's: they are appended to `heard` as they are.
+/// Notifications that come meanwhile are the client's: they are appended to `heard`.
 ///
 /// # Errors
 /// If the server is gone or refuses; it must be closed then, and its session told.
@@ -177,11 +177,14 @@ async fn ask(
             if server.input.len() < header.length {
                 break;
             }
-            let message = server.input.split_to(header.length);
-            let body = &message[frame::HEADER..];
+            let mut message = server.input.split_to(header.length);
+            let body = &mut message[frame::HEADER..];
             match header.kind {
                 b'D' => rows.push(two_columns(body).ok_or(AuditError::Protocol)?),
-                b'A' => heard.extend_from_slice(&message),
+                b'A' => {
+                    server.name_notifier(body);
+                    heard.extend_from_slice(&message);
+                }
                 b'E' => refused = Some(ErrorReport::parse(body)),
                 b'Z' => return refused.map_or(Ok(rows), |report| Err(AuditError::Refused(report))),
                 _ => {}

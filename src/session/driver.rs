@@ -472,12 +472,16 @@ impl Session {
                 let user = &self.account.user;
                 let suspicion = self.machine.take_suspicion();
                 let heard = &mut self.client.output;
+                let shown = heard.len();
                 let findings = Box::pin(audit::audit(server, user, &suspicion, heard)).await;
                 if let Err(error) = &findings {
                     tracing::warn!(%error, user = %user, "a session's state could not be read");
                     server.spoiled = true;
                 }
                 let after = self.machine.on_audit(findings.ok(), server);
+                if self.client.output.len() > shown {
+                    self.note_heard();
+                }
                 if !self.client.output.is_empty() {
                     let flushed = self.client.flush().await;
                     flushed.map_err(|error| Failure::Client(SessionEnd::Client(error)))?;

@@ -178,3 +178,32 @@ async fn what_was_prepared_before_a_refusal_is_known_to_be_there() {
         assert_eq!(client.answer().await, "2 SELECT 0 Z:I");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_notification_during_the_audit_speaks_of_the_session_too() {
+    let mut bed = Bed::start(0).await;
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("listen news").await;
+    primary.hears("listen news").await;
+    primary.done("LISTEN", b'I').await;
+    assert_eq!(client.answer().await, "LISTEN Z:I");
+    let audit = primary.hears_kinds("Q").await;
+    assert!(String::from_utf8_lossy(&audit[0]).contains("pg_listening_channels"), "{audit:?}");
+    write::message(&mut primary.out, b'A', |body| {
+        // The process that every scripted server says it is.
+        body.put_i32(4711);
+        body.put_slice(b"news\0mine\0");
+    });
+    write::message(&mut primary.out, b'T', |body| body.put_u16(0));
+    write::message(&mut primary.out, b'D', |body| {
+        body.put_u16(2);
+        for text in ["+listen", ""] {
+            body.put_i32(i32::try_from(text.len()).unwrap());
+            body.put_slice(text.as_bytes());
+        }
+    });
+    primary.done("SELECT 1", b'I').await;
+    let (kind, body) = client.peer.message().await.unwrap();
+    assert_eq!((kind, &body[4..]), (b'A', &b"news\0mine\0"[..]));
+    assert_eq!(body[..4], client.key.0.to_be_bytes());
+}
