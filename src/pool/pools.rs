@@ -29,7 +29,7 @@ pub struct Account {
     pools: RwLock<Vec<Option<Arc<Pool>>>>,
     greeting: RwLock<Option<Arc<Parameters>>>,
     /// The same under the settings of start-up packets.
-    greetings: RwLock<Vec<(Laid, Arc<Parameters>)>>,
+    greetings: RwLock<Vec<(Laid, Arc<Greeting>)>>,
 }
 
 /// How many start-up packets are remembered per account.
@@ -37,6 +37,15 @@ const GREETINGS: usize = 64;
 
 /// What a server of an account reports of its settings when it is opened.
 pub type Parameters = Vec<Reported>;
+
+/// What a client hears between its login and its first ReadyForQuery.
+#[derive(Debug)]
+pub struct Greeting {
+    /// NoticeResponse messages: what PostgreSQL remarks on the settings of the start-up packet.
+    pub notices: Box<[u8]>,
+    /// What is reported under these settings.
+    pub parameters: Parameters,
+}
 
 impl Account {
     /// The pool at one node, made when it is first asked for.
@@ -80,19 +89,19 @@ impl Account {
     /// What a server reports once these settings are laid on it, if that is known; and the settings
     /// again, as all sessions that have the same should keep them: one copy, known by its place.
     #[must_use]
-    pub fn greeting_with(&self, laid: &Laid) -> Option<(Laid, Arc<Parameters>)> {
+    pub fn greeting_with(&self, laid: &Laid) -> Option<(Laid, Arc<Greeting>)> {
         self.greetings.read().iter().find(|(known, _)| known == laid).cloned()
     }
 
     /// Takes note of the same.
-    pub fn set_greeting_with(&self, laid: &Laid, parameters: Parameters) -> Arc<Parameters> {
-        let parameters = Arc::new(parameters);
+    pub fn set_greeting_with(&self, laid: &Laid, greeting: Greeting) -> Arc<Greeting> {
+        let greeting = Arc::new(greeting);
         let mut greetings = self.greetings.write();
         if greetings.len() >= GREETINGS {
             greetings.remove(0);
         }
-        greetings.push((laid.clone(), parameters.clone()));
-        parameters
+        greetings.push((laid.clone(), greeting.clone()));
+        greeting
     }
 
     fn each_pool(&self) -> Vec<Arc<Pool>> {

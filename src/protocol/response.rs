@@ -160,6 +160,8 @@ pub struct Responses {
     in_copy: bool,
     /// Nothing more of this exchange is shown.
     hidden: bool,
+    /// Notices of Causeway's own messages are shown.
+    aloud: bool,
     /// Whether the last CommandComplete said ROLLBACK.
     rolled_back: bool,
     failed: Option<SqlState>,
@@ -198,6 +200,7 @@ impl Default for Responses {
             status: b'I',
             in_copy: false,
             hidden: false,
+            aloud: false,
             rolled_back: false,
             failed: None,
             completed: 0,
@@ -237,6 +240,7 @@ impl Responses {
         self.committed = false;
         self.shown = false;
         self.hidden = false;
+        self.aloud = false;
         self.rolled_back = false;
         self.failed = None;
         self.completed = 0;
@@ -288,6 +292,11 @@ impl Responses {
     pub fn hide(&mut self) {
         self.hidden = true;
         self.pieces.clear();
+    }
+
+    /// Shows the notices of Causeway's own messages, for this exchange.
+    pub fn show_own_notices(&mut self) {
+        self.aloud = true;
     }
 
     /// Whether every message that was sent is answered.
@@ -464,6 +473,7 @@ impl Responses {
             let in_query = front.is_some_and(|expect| !expect.own && expect.sent == Sent::Query);
             // A preparation of Causeway's own that fails answers the client's Bind.
             let own_shown = header.kind == b'A'
+                || header.kind == b'N' && self.aloud
                 || header.kind == b'E'
                     && !front.is_some_and(|expect| expect.quiet || expect.sent == Sent::Query);
             let unseen = self.answered && matches!(header.kind, b'T' | b'D' | b'C' | b'E');

@@ -375,7 +375,7 @@ impl Session {
         server.output.clear();
         if fresh {
             if self.machine.compose_settings(server) {
-                Box::pin(relay::settle(server))
+                Box::pin(relay::settle(server, &mut self.client.output))
                     .await
                     .map_err(|error| self.lost(request, error, fresh))?;
             }

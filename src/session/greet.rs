@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
+
 use super::driver::Session;
 use super::failure::Failure;
 use super::machine::{Machine, Question};
@@ -14,7 +16,7 @@ use super::settings::{SessionSettings, Start};
 use super::shared::Shared;
 use crate::client::{ClientConn, Welcome};
 use crate::config::settings::PoolMode;
-use crate::pool::pools::Parameters;
+use crate::pool::pools::Greeting;
 use crate::protocol::response::Event;
 use crate::protocol::{ErrorReport, write};
 use crate::routing::decision::Reason;
@@ -60,11 +62,11 @@ impl Session {
         );
         let mut session = Self::new(shared, worker, client, machine, account, entry);
         let begun = match session.check_own_settings().await {
-            Ok(()) => session.parameters().await.map_err(|failure| failure.report()),
+            Ok(()) => session.greeting().await.map_err(|failure| failure.report()),
             Err(report) => Err(report),
         };
-        let parameters = match begun {
-            Ok(parameters) => parameters,
+        let greeting = match begun {
+            Ok(greeting) => greeting,
             Err(report) => {
                 let report = ErrorReport { severity: "FATAL".into(), ..report };
                 return Err(refuse(session.client, report).await);
@@ -75,7 +77,8 @@ impl Session {
             session.machine.pin(Pin::SessionMode);
         }
         let out = &mut session.client.output;
-        for (name, value) in parameters.iter() {
+        out.extend_from_slice(&greeting.notices);
+        for (name, value) in &greeting.parameters {
             session.machine.on_parameter(name, value);
             write::parameter_status(out, name, value);
         }
@@ -99,9 +102,9 @@ impl Session {
         }
     }
 
-    /// What a server with the session's settings reports. Known after the first login of its kind;
-    /// else a server is asked, which also tells whether the database exists.
-    async fn parameters(&mut self) -> Result<Arc<Parameters>, Failure> {
+    /// What a server with the session's settings reports, and what it remarks on them. Known after the
+    /// first login of its kind; else a server is asked, which also tells whether the database exists.
+    async fn greeting(&mut self) -> Result<Arc<Greeting>, Failure> {
         let laid = self.machine.settings.committed().clone();
         if let Some((settings, known)) = self.account.greeting_with(&laid) {
             self.machine.settings.share(&settings);
@@ -115,8 +118,10 @@ impl Session {
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         server.responses.begin();
         server.output.clear();
+        let mut notices = BytesMut::new();
         let reported = if self.machine.compose_settings_anew(server) {
-            relay::settle(server).await.map_err(|_| Failure::ServerLost)?;
+            server.responses.show_own_notices();
+            relay::settle(server, &mut notices).await.map_err(|_| Failure::ServerLost)?;
             if let Some(report) = server.responses.own_failure() {
                 let report = report.clone();
                 self.drop_lease();
@@ -146,7 +151,8 @@ impl Session {
         if let Some(lease) = self.lease.take() {
             lease.give_back(epoch);
         }
-        Ok(self.account.set_greeting_with(&laid, parameters))
+        let notices = notices[..].into();
+        Ok(self.account.set_greeting_with(&laid, Greeting { notices, parameters }))
     }
 }
 

@@ -122,18 +122,18 @@ pub async fn drain(server: &mut ServerConn) -> Result<(), RelayError> {
     }
 }
 
-/// Sends what is composed, all of it Causeway's own, and reads the answer.
+/// Sends what is composed, all of it Causeway's own, and reads the answer. What the client would see
+/// of it is appended to `said`.
 ///
 /// # Errors
 /// If the server is gone. Whether it accepted is in its `responses`.
-pub async fn settle(server: &mut ServerConn) -> Result<(), RelayError> {
+pub async fn settle(server: &mut ServerConn, said: &mut BytesMut) -> Result<(), RelayError> {
     send(server).await?;
     loop {
         server.input.reserve(READ_FIRST);
         poll_fn(|cx| server.poll_read(true, cx)).await.map_err(RelayError::Server)?;
         let progress = server.responses.scan(&server.input, |_| false)?;
-        let done = server.responses.flushed();
-        server.input.advance(done);
+        collect(said, server);
         match progress {
             Progress::Ready => return Ok(()),
             Progress::Fatal => return Err(RelayError::ServerFatal),
@@ -249,7 +249,7 @@ pub async fn duplex(
             return Err(last_answers(client, server, error).await);
         }
         let progress = server.responses.scan(&server.input, |_| false)?;
-        collect(client, server);
+        collect(&mut client.output, server);
         if progress == Progress::Fatal {
             return Err(RelayError::ServerFatal);
         }
@@ -292,7 +292,7 @@ async fn last_answers(
             reserve(&mut server.input);
             poll_fn(|cx| server.poll_read(false, cx)).await.map_err(RelayError::Server)?;
             let progress = server.responses.scan(&server.input, |_| false)?;
-            collect(client, server);
+            collect(&mut client.output, server);
             if progress == Progress::Fatal {
                 return Err(RelayError::ServerFatal);
             }
@@ -386,10 +386,10 @@ fn name_notifiers(server: &mut ServerConn) {
 }
 
 /// Moves what the client shall see to its output.
-fn collect(client: &mut ClientConn, server: &mut ServerConn) {
+fn collect(output: &mut BytesMut, server: &mut ServerConn) {
     name_notifiers(server);
     for piece in server.responses.pieces() {
-        client.output.extend_from_slice(match piece {
+        output.extend_from_slice(match piece {
             Piece::Input(range) => &server.input[range.clone()],
             Piece::Own(bytes) => bytes,
         });
