@@ -634,10 +634,16 @@ impl Responses {
             // A CopyDone that came when no COPY was under way: PostgreSQL ignores it.
             self.drop_copy_end();
         }
-        if let Some(Expect { sent: Sent::Execute, tag, .. }) = self.expects.front() {
-            self.events.extend(tag.map(Event::Done));
-            self.expects.pop_front();
-            self.drop_copy_end();
+        match self.expects.front_mut() {
+            Some(Expect { sent: Sent::Execute, tag, .. }) => {
+                self.events.extend(tag.map(Event::Done));
+                self.expects.pop_front();
+                self.drop_copy_end();
+            }
+            Some(Expect { sent: Sent::Query, tag, .. }) => {
+                self.events.extend(tag.take().map(Event::Done));
+            }
+            _ => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! A statement is believed only when its answer has come, and a setting only when its transaction
 //! has ended well. What cannot be followed from outside is left to the audit.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::pins::{Pin, Pins};
 use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;
+use crate::server::conn::Sequences;
 use crate::sql::statement::{Class, Lexis, SessionEffect, Statement, Transaction};
 use crate::sql::{self, Script};
 
@@ -21,13 +22,18 @@ use crate::sql::{self, Script};
 const DONE: u64 = 0;
 
 impl Machine {
-    /// What was to be closed at the server and was not, since an error came first, is still there.
+    /// What was to be closed or discarded at the server and was not, since an error came first, is still
+    /// there.
     pub(super) fn close_books(&mut self, server: &mut ServerConn) {
         for book in self.books.drain(..) {
             match book {
                 Book::Gone(number) => server.prepared.insert(number),
                 // A Parse that failed has left no unnamed statement.
                 Book::Unnamed(hash) if hash != DONE => self.statements.unnamed.clear(),
+                Book::Discard => {
+                    self.sequences_at = Weak::new();
+                    server.sequences = Sequences::Unknown;
+                }
                 _ => {}
             }
         }
@@ -44,7 +50,11 @@ impl Machine {
                 Book::Named(_, prepared) => server.prepared.insert(prepared.number),
                 Book::Here(number) => server.prepared.insert(number),
                 Book::Gone(number) => server.prepared.remove(number),
-                Book::Unnamed(_) | Book::Closed(_) | Book::Executed(..) | Book::Lent(..) => {}
+                Book::Unnamed(_)
+                | Book::Closed(_)
+                | Book::Executed(..)
+                | Book::Lent(..)
+                | Book::Discard => {}
             }
         }
         self.settle_lending(true, server);
@@ -140,6 +150,7 @@ impl Machine {
         self.books.clear();
         self.pending.clear();
         self.portals.clear();
+        self.bound = false;
         self.running = None;
         self.lending.clear();
         self.suspect = false;
@@ -186,6 +197,7 @@ impl Machine {
             Book::Closed(name) => {
                 self.statements.remove(&name);
             }
+            Book::Discard => {}
             Book::Executed(script, text) => self.apply_first(1, &script, &text, server),
         }
     }

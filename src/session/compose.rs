@@ -154,6 +154,7 @@ impl Machine {
             b'E' => return self.compose_execute(bytes, body, server),
             b'Q' => {
                 self.mingle_sequences(server);
+                self.bound = false;
                 // PostgreSQL drops the unnamed statement at every simple query.
                 server.unnamed = None;
                 self.statements.unnamed.clear();
@@ -163,7 +164,10 @@ impl Machine {
                 self.mingle_sequences(server);
                 Some(Sent::FunctionCall)
             }
-            b'S' => Some(Sent::Sync),
+            b'S' => {
+                self.bound = false;
+                Some(Sent::Sync)
+            }
             b'c' | b'f' => Some(Sent::CopyEnd),
             _ => None,
         };
@@ -187,6 +191,7 @@ impl Machine {
                     return false;
                 };
                 let prepared = self.named(name);
+                self.bound = true;
                 if name.is_empty() {
                     self.ensure_unnamed(server);
                 }
@@ -236,7 +241,7 @@ impl Machine {
         true
     }
 
-    fn book(&mut self, book: Book) -> u32 {
+    pub(super) fn book(&mut self, book: Book) -> u32 {
         self.books.push(book);
         // A pipeline is bounded by `limits.pipeline` bytes, far fewer messages than 2^32.
         u32::try_from(self.books.len() - 1).unwrap_or(u32::MAX)
@@ -264,6 +269,8 @@ impl Machine {
         self.lend_names(&script, server);
         let meaning = self.settings.current().meaning();
         if name.is_empty() {
+            // It is for what follows, and not to be lost to what must be done before.
+            self.claim_sequences(&self.effective(&script), true, server, judge);
             self.statements.unnamed.set(text, types, meaning, script);
             let hash = self.statements.unnamed.get().map_or(0, |unnamed| unnamed.3);
             server.unnamed = None;
@@ -371,25 +378,28 @@ impl Machine {
         let Some((portal, name, rest)) = bind_fields(body) else {
             return pass(bytes, Sent::Bind, server);
         };
-        let prepared = if name.is_empty() {
-            self.ensure_unnamed(server);
-            None
-        } else {
-            self.named(name)
-        };
-        self.note_portal(portal, prepared.as_deref(), name.is_empty());
-        self.note_parameters(rest);
+        let prepared = if name.is_empty() { None } else { self.named(name) };
         let script = match &prepared {
             Some(prepared) => Some(prepared.script.clone()),
             None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
         };
+        let effective = script.as_ref().map(|script| self.effective(script));
+        if let Some(effective) = &effective {
+            self.claim_sequences(effective, true, server, judge);
+        }
+        self.bound = true;
+        if name.is_empty() {
+            self.ensure_unnamed(server);
+        }
+        self.note_portal(portal, prepared.as_deref(), name.is_empty());
+        self.note_parameters(rest);
         if let Some(script) = script {
             self.lend_names(&script, server);
-            let effective = self.effective(&script);
-            if self.note_calls(&effective, judge) {
-                self.note_names(name, rest);
-            }
-            self.claim_sequences(&effective, true, server, judge);
+        }
+        if let Some(effective) = effective
+            && self.note_calls(&effective, judge)
+        {
+            self.note_names(name, rest);
         }
         let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
         if prepared.by == By::Sql || prepared.parameters(self.lexis) != values_brought(rest) {
@@ -551,6 +561,7 @@ impl Machine {
         let script = self.script_of(frame, text, judge);
         let effective = self.effective(&script);
         self.claim_sequences(&effective, false, server, judge);
+        self.bound = false;
         let amended = if changes(&script) && self.ascii_safe {
             self.amend(text, &script, server)
         } else {

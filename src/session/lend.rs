@@ -318,16 +318,22 @@ pub(super) fn refuse_in_failed(server: &mut ServerConn) {
     server.responses.expect_own(Sent::Parse, None);
 }
 
-/// Runs one statement of Causeway's own inside a pipeline.
-pub(super) fn run_unseen(text: &[u8], server: &mut ServerConn) {
-    run(text, server, Failing::Shown);
+/// Runs one statement of Causeway's own inside a pipeline. `tag` is for what is noted once it has run.
+pub(super) fn run_unseen(text: &[u8], tag: u32, server: &mut ServerConn) {
+    write::run(&mut server.output, FOR_A_MOMENT, text);
+    for sent in RUN {
+        server.responses.expect_own(sent, (sent == Sent::Execute).then_some(tag));
+    }
 }
+
+/// What [`write::run`] writes.
+const RUN: [Sent; 6] =
+    [Sent::Close, Sent::Parse, Sent::Bind, Sent::Execute, Sent::Close, Sent::Close];
 
 /// Runs one statement of Causeway's own by the extended protocol.
 fn run(text: &[u8], server: &mut ServerConn, failing: Failing) {
     write::run(&mut server.output, FOR_A_MOMENT, text);
-    let messages = [Sent::Close, Sent::Parse, Sent::Bind, Sent::Execute, Sent::Close, Sent::Close];
-    for sent in messages {
+    for sent in RUN {
         match failing {
             Failing::Shown => server.responses.expect_own(sent, None),
             Failing::Quiet => server.responses.expect_quiet(sent),

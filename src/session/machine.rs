@@ -105,6 +105,8 @@ pub(super) enum Book {
     Gone(u64),
     /// A statement with session effects ran.
     Executed(Arc<Script>, Bytes),
+    /// DISCARD SEQUENCES, ahead of what moves or reads sequences.
+    Discard,
 }
 
 /// A portal whose execution changes the session.
@@ -144,6 +146,8 @@ pub struct Machine {
     pub(super) redefined: bool,
     pub(super) books: Vec<Book>,
     pub(super) portals: Vec<Portal>,
+    /// The client has bound something since its last Sync: a transaction is under way at the server.
+    pub(super) bound: bool,
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
     /// The facts and the text of the simple query under way.
@@ -208,6 +212,7 @@ impl Machine {
             redefined: false,
             books: Vec::new(),
             portals: Vec::new(),
+            bound: false,
             pending: FxHashMap::default(),
             running: None,
             judged: SmallVec::new(),

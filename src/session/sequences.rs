@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 
 use super::judge::Judge;
 use super::lend::run_unseen;
-use super::machine::Machine;
+use super::machine::{Book, Machine};
 use crate::catalog::{Catalog, builtin};
 use crate::pool::Wish;
 use crate::protocol::response::Sent;
@@ -68,11 +68,12 @@ impl Machine {
             return;
         }
         if !matches!(server.sequences, Sequences::Clean) {
-            if in_pipeline {
-                run_unseen(DISCARD, server);
+            let tag = self.book(Book::Discard);
+            if in_pipeline && !self.may_stand_alone(server) {
+                run_unseen(DISCARD, tag, server);
             } else {
                 write::query(&mut server.output, DISCARD);
-                server.responses.expect_own(Sent::Query, None);
+                server.responses.expect_own(Sent::Query, Some(tag));
                 server.unnamed = None;
             }
             server.sequences = Sequences::Clean;
@@ -82,6 +83,15 @@ impl Machine {
             server.sequences = Sequences::Of(Arc::downgrade(mark));
             self.sequences_at = Arc::downgrade(&server.identity);
         }
+    }
+
+    /// Whether a query of its own at this place in a pipeline disturbs nothing. What runs in the pipeline
+    /// itself makes it a transaction of several statements, in which not all can run (VACUUM, CREATE
+    /// INDEX CONCURRENTLY); but a query ends a transaction that the pipeline has begun, and an unnamed
+    /// statement.
+    fn may_stand_alone(&self, server: &ServerConn) -> bool {
+        let unnamed = || self.books.iter().any(|book| matches!(book, Book::Unnamed(_)));
+        !self.bound && server.responses.status() == b'I' && !unnamed()
     }
 
     /// Something runs that was not examined.

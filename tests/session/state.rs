@@ -207,3 +207,63 @@ async fn a_notification_during_the_audit_speaks_of_the_session_too() {
     assert_eq!((kind, &body[4..]), (b'A', &b"news\0mine\0"[..]));
     assert_eq!(body[..4], client.key.0.to_be_bytes());
 }
+
+#[tokio::test(start_paused = true)]
+async fn anothers_sequence_values_are_discarded_outside_of_a_pipelines_transaction() {
+    let mut bed = Bed::with_pool(0, "size = 1").await;
+    let (mut other, mut primary) = bed.first().await;
+    let mut client = bed.client().await;
+    other.ask("select nextval('s')").await;
+    primary.hears("select nextval('s')").await;
+    primary.row(b'I').await;
+    other.answer().await;
+
+    // What cannot run beside another statement; its name is not lost with the query ahead of it.
+    sends(&mut client, |out| {
+        parse(out, "", "create index concurrently i on t (a)");
+        bind_and_execute(out, "");
+    })
+    .await;
+    let bodies = primary.hears_kinds("QPBES").await;
+    assert_eq!(bodies[0], b"DISCARD SEQUENCES\0");
+    primary.done("DISCARD SEQUENCES", b'I').await;
+    answers(&mut primary, b"12").await;
+    assert_eq!(client.answer().await, "1 2 SELECT 0 Z:I");
+
+    // Where something has run already, it is a transaction of several statements anyway.
+    sends(&mut other, |out| {
+        parse(out, "", "select 1");
+        bind_and_execute(out, "");
+        out.truncate(out.len() - 5);
+        parse(out, "", "select nextval('s')");
+        bind_and_execute(out, "");
+    })
+    .await;
+    let bodies = primary.hears_kinds("PBECPBECCPBES").await;
+    assert!(bodies[4].ends_with(b"\0DISCARD SEQUENCES\0\0\0"), "{bodies:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_error_kept_from_being_discarded_is_discarded_before_it_is_asked_for() {
+    let mut bed = Bed::with_pool(0, "size = 1").await;
+    let (mut other, mut primary) = bed.first().await;
+    let mut client = bed.client().await;
+    other.ask("select nextval('s')").await;
+    primary.hears("select nextval('s')").await;
+    primary.row(b'I').await;
+    other.answer().await;
+
+    sends(&mut client, |out| {
+        parse(out, "wrong", "select from where");
+        parse(out, "right", "select nextval('s')");
+        bind_and_execute(out, "right");
+    })
+    .await;
+    primary.hears_kinds("PPQBES").await;
+    primary.refuses("42601", b'I').await;
+    assert_eq!(client.answer().await, "E:42601 Z:I");
+
+    client.ask("select currval('s')").await;
+    let bodies = primary.hears_kinds("QQ").await;
+    assert_eq!(bodies[0], b"DISCARD SEQUENCES\0");
+}
