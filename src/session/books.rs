@@ -54,7 +54,8 @@ impl Machine {
                 | Book::Closed(_)
                 | Book::Executed(..)
                 | Book::Lent(..)
-                | Book::Discard => {}
+                | Book::Discard
+                | Book::Ending => {}
             }
         }
         self.settle_lending(true, server);
@@ -197,7 +198,7 @@ impl Machine {
             Book::Closed(name) => {
                 self.statements.remove(&name);
             }
-            Book::Discard => {}
+            Book::Discard | Book::Ending => {}
             Book::Executed(script, text) => self.apply_first(1, &script, &text, server),
         }
     }

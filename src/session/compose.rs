@@ -16,6 +16,7 @@ use super::machine::{
 };
 use super::pipeline::is_opaque;
 use super::statements::{By, Prepared, put_server_name};
+use super::texts;
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
@@ -385,6 +386,9 @@ impl Machine {
         };
         let effective = script.as_ref().map(|script| self.effective(script));
         if let Some(effective) = &effective {
+            if effective.statements.iter().any(texts::ends_servers) {
+                self.book(Book::Ending);
+            }
             self.claim_sequences(effective, true, server, judge);
         }
         self.bound = true;

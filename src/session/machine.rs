@@ -107,6 +107,8 @@ pub(super) enum Book {
     Executed(Arc<Script>, Bytes),
     /// DISCARD SEQUENCES, ahead of what moves or reads sequences.
     Discard,
+    /// Something was bound that asks for the end of servers, perhaps its own.
+    Ending,
 }
 
 /// A portal whose execution changes the session.

@@ -48,6 +48,7 @@ impl Session {
         if let Some(report) = said.as_ref().filter(|report| {
             report.sqlstate == PROTOCOL_VIOLATION
                 || ran.ends_servers()
+                || self.machine.has_ended_servers()
                 || is_for_silence(report) && (!fresh || pinned)
         }) {
             // The client's own doing.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::judge::Judge;
-use super::machine::{Machine, bind_fields, parse_fields};
+use super::machine::{Book, Machine, bind_fields, parse_fields};
 use crate::protocol::request::{End, Frame, Request};
 use crate::sql::Script;
 use crate::sql::statement::{Class, Statement, Transaction};
@@ -97,10 +97,7 @@ impl Ran {
     /// Whether it asks for the end of servers, perhaps its own.
     #[must_use]
     pub fn ends_servers(&self) -> bool {
-        let ends = |statement: &Statement| {
-            statement.calls.iter().any(|call| &*call.name.name == "pg_terminate_backend")
-        };
-        self.scripts().iter().flat_map(|script| &script.statements).any(ends)
+        self.scripts().iter().flat_map(|script| &script.statements).any(ends_servers)
     }
 
     /// The facts of every text; none if not all are known.
@@ -118,7 +115,19 @@ impl Ran {
     }
 }
 
+/// Whether a statement asks for the end of servers.
+pub(super) fn ends_servers(statement: &Statement) -> bool {
+    statement.calls.iter().any(|call| &*call.name.name == "pg_terminate_backend")
+}
+
 impl Machine {
+    /// Whether the exchange under way asked for the end of servers, perhaps its own: also what came when
+    /// it had begun.
+    #[must_use]
+    pub fn has_ended_servers(&self) -> bool {
+        self.books.iter().any(|book| matches!(book, Book::Ending))
+    }
+
     /// What a request runs. Its bytes must still be in the buffer.
     #[must_use]
     pub fn ran(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> Ran {

@@ -292,3 +292,29 @@ async fn a_pipeline_that_finds_no_server_ends_at_its_sync() {
     // Nothing more was said than that.
     assert_eq!(client.asks("").await, "I Z:I");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_their_own_server_ends_with_it_also_in_a_pipeline_that_was_flushed() {
+    let mut bed = Bed::start(0).await;
+    let (mut client, mut primary) = bed.first().await;
+    let out = &mut client.peer.out;
+    write::parse(out, b"end", b"select pg_terminate_backend(pg_backend_pid())", &[0, 0]);
+    write::flush(out);
+    client.peer.flush().await.unwrap();
+    primary.hears_kinds("PH").await;
+    write::message(&mut primary.out, b'1', |_| ());
+    primary.flush().await.unwrap();
+    assert_eq!(client.peer.message().await.unwrap().0, b'1');
+
+    let out = &mut client.peer.out;
+    write::message(out, b'B', |body| body.extend_from_slice(b"\0end\0\0\0\0\0\0\0"));
+    write::message(out, b'E', |body| body.extend_from_slice(&[0; 5]));
+    write::sync(out);
+    client.peer.flush().await.unwrap();
+    primary.hears_kinds("BES").await;
+    write::message(&mut primary.out, b'2', |_| ());
+    ErrorReport::fatal("57P01", "terminating connection").encode(&mut primary.out);
+    primary.flush().await.unwrap();
+    drop(primary);
+    assert_eq!(client.answer().await, "2 E:57P01 end");
+}
