@@ -183,6 +183,29 @@ async fn users_of_the_database_need_no_line_in_the_file() {
     assert_silent(&proxy, &["looking", &kept_of(&plain).await, &kept_of(&changed).await]).await;
 }
 
+/// Be it with the same password: it has another verifier.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_was_made_anew_is_looked_up_anew() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("again");
+    let made = format!("CREATE ROLE {role} LOGIN PASSWORD 'same'");
+    run(&made).await;
+    let proxy = proxy_with(section).await;
+    enter(&proxy, &role, "same", "app").await.expect("as it was made");
+
+    // Whoever did it through the proxy finds it done.
+    let postgres = enter(&proxy, "postgres", "postgres", "app").await.unwrap();
+    postgres.batch_execute(&format!("DROP ROLE {role}; {made}")).await.unwrap();
+    enter(&proxy, &role, "same", "app").await.expect("as it was made anew");
+
+    // Of what is done elsewhere the proxy hears from the server that it cannot open.
+    run(&format!("DROP ROLE {role}; {made}")).await;
+    await_until("the new verifier counts", async || {
+        enter(&proxy, &role, "same", "app").await.is_ok()
+    })
+    .await;
+}
+
 /// A moment in a few seconds, by the database's clock.
 async fn soon() -> String {
     let direct = shared_cluster().primary().connect("postgres").await.unwrap();

@@ -2,8 +2,8 @@
 //!
 //! Owns the query, what is believed of its answers and for how long. The query runs on a connection of
 //! Causeway's own, as a role of the operator's, with a `search_path` that no client can touch. An answer is
-//! kept for `keep`, and no longer than until a login that relied on it failed: a password that has just
-//! been changed works at once.
+//! kept for `keep`, and no longer than until a login that relied on it failed, or until a statement about
+//! roles passes by: a password that has just been changed works at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -101,6 +101,11 @@ impl Roles {
         }
         known.insert(name.into(), Known { role: role.clone(), since: Instant::now() });
         Ok(role)
+    }
+
+    /// A client has changed roles, be it which.
+    pub fn forget(&self) {
+        self.known.lock().clear();
     }
 
     /// A login that relied on what is known of this role has failed.

@@ -308,6 +308,10 @@ impl Session {
                 let address = self.shared.cluster.topology().node(node).address.clone();
                 tracing::info!(node = %address, %error, "no server could be opened");
                 if !not_now {
+                    if let Some(roles) = &self.eyes.rules.roles {
+                        // It may have another verifier by now than the one that the client has met.
+                        roles.doubt(&self.account.user);
+                    }
                     return Err(Failure::NodeRefused(Box::new(error.report())));
                 }
                 self.shared.cluster.report_failure(node, epoch);

@@ -505,17 +505,23 @@ impl Session {
     }
 
     /// Before and after a statement that no server of its database may see, or that changes what
-    /// servers begin with: closes those that are idle, and others as they come back.
+    /// servers begin with or who may open them: closes those that are idle, and others as they come back.
     fn retire_servers(&self) {
         let Some(script) = self.machine.disturbing() else { return };
         for statement in &script.statements {
             let named = |name: &str| statement.identifiers.iter().any(|known| &**known == name);
             match statement.verb {
-                "ALTER ROLE" | "ALTER USER" => self.shared.pools.retire(|_| true),
+                "ALTER ROLE" => self.shared.pools.retire(|_| true),
+                "CREATE ROLE" | "DROP ROLE" => {}
                 "CREATE DATABASE" => {
                     self.shared.pools.retire(|name| name == "template1" || named(name));
                 }
                 _ => self.shared.pools.retire(named),
+            }
+            if let Some(roles) = &self.eyes.rules.roles
+                && statement.verb.ends_with("ROLE")
+            {
+                roles.forget();
             }
             if statement.verb.ends_with("DATABASE") {
                 for name in &statement.identifiers {

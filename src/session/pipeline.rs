@@ -19,9 +19,16 @@ use crate::sql::statement::{
     Call, Class, Isolation, Modes, Name, SessionEffect, Statement, Transaction,
 };
 
-/// Statements that cannot run while a database has servers, or that change what servers begin with.
-const DISTURBING: &[&str] =
-    &["ALTER DATABASE", "ALTER ROLE", "ALTER USER", "CREATE DATABASE", "DROP DATABASE"];
+/// Statements that cannot run while a database has servers, or that change what servers begin with, or
+/// who may open them.
+const DISTURBING: &[&str] = &[
+    "ALTER DATABASE",
+    "ALTER ROLE",
+    "CREATE DATABASE",
+    "CREATE ROLE",
+    "DROP DATABASE",
+    "DROP ROLE",
+];
 
 impl Machine {
     /// A pipeline goes where its strictest statement goes.
