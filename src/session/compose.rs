@@ -77,7 +77,7 @@ impl Machine {
             Self::evict(server);
             server.served = session;
         }
-        if self.lists_statements && matches!(self.phase, Phase::Idle) {
+        if self.lists_statements && matches!(self.phase, Phase::Idle | Phase::Held { .. }) {
             self.lend_all(server);
         }
         if let Phase::Held { texts, .. } = &self.phase {
@@ -106,6 +106,9 @@ impl Machine {
             if ran.scripts().iter().any(|script| is_opaque(script, judge)) {
                 self.lend_to_functions(server);
             }
+        }
+        if self.lists_statements && server.responses.status() == b'T' {
+            self.lend_all(server);
         }
         if request.end == End::Query {
             return self.compose_query(buffer, request.frames[0], server, judge);

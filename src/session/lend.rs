@@ -135,8 +135,10 @@ impl Machine {
         }
     }
 
-    /// Makes the server's list of prepared statements the session's, before the request that reads it.
+    /// Makes the server's list of prepared statements the session's, before the request that reads it and
+    /// a BEGIN that was held back for it. What cannot be prepared must not fail a transaction.
     pub(super) fn lend_all(&mut self, server: &mut ServerConn) {
+        let in_transaction = server.responses.status() == b'T';
         for number in server.prepared.take() {
             let mut name = BytesMut::new();
             put_server_name(&mut name, number);
@@ -147,6 +149,9 @@ impl Machine {
             if server.lent.get(name) == Some(&prepared.number) {
                 continue;
             }
+            if in_transaction {
+                query(SAVE, server);
+            }
             match prepared.by {
                 By::Parse => {
                     write::parse(&mut server.output, name, &prepared.text, &prepared.types);
@@ -156,6 +161,9 @@ impl Machine {
             }
             write::sync(&mut server.output);
             server.responses.expect_own(Sent::Sync, None);
+            if in_transaction {
+                query(UNDO, server);
+            }
             server.lent.insert(name.clone(), prepared.number);
         }
     }
