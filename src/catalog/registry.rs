@@ -197,9 +197,7 @@ impl Follower {
     pub fn look(&mut self, catalogs: &Catalogs, database: &str) {
         let gone = |followed: &Arc<Database>| followed.forgotten.load(Ordering::Acquire);
         if self.followed.as_ref().is_none_or(gone) {
-            self.followed = catalogs.entry(database);
-            self.seen = None;
-            self.replaced = 0;
+            *self = Self { followed: catalogs.entry(database), ..Self::default() };
         }
         let Some(database) = &self.followed else { return };
         database.ask();
@@ -212,7 +210,7 @@ impl Follower {
             return;
         }
         let replaced = database.replaced.load(Ordering::Acquire);
-        if replaced != self.replaced {
+        if replaced != self.replaced || self.seen.is_none() {
             self.seen = database.catalog.load_full();
             self.replaced = replaced;
         }
@@ -295,21 +293,33 @@ impl Keeper {
                     RETRY
                 }
             };
-            let doubted = async {
-                self.database.doubted.notified().await;
-                tokio::time::sleep(seen.took * REST_PER_LOOK).await;
-            };
-            tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                () = self.database.wake.notified() => seen.cheap_looks = THOROUGH_EVERY,
-                () = doubted => seen.cheap_looks = THOROUGH_EVERY,
-            }
+            self.rest(rest, &mut seen).await;
             unasked =
                 if self.database.asked.swap(false, Ordering::Relaxed) { 0 } else { unasked + 1 };
             if unasked >= FORGET_AFTER {
-                self.database.forgotten.store(true, Ordering::Release);
                 self.shared.databases.write().remove(&self.name);
+                self.database.forgotten.store(true, Ordering::Release);
+                self.database.known.notify_waiters();
                 return;
+            }
+        }
+    }
+
+    /// Waits until the next look, which leaves nothing out where somebody asks for it.
+    async fn rest(&self, rest: Duration, seen: &mut Seen) {
+        let ended = Instant::now();
+        let mut until = ended + rest;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = self.database.wake.notified() => {
+                    seen.cheap_looks = THOROUGH_EVERY;
+                    return;
+                }
+                () = self.database.doubted.notified() => {
+                    seen.cheap_looks = THOROUGH_EVERY;
+                    until = until.min(ended + seen.took * REST_PER_LOOK);
+                }
             }
         }
     }
@@ -329,7 +339,7 @@ impl Keeper {
     /// Returns how long to wait until the next look.
     async fn look(&self, seen: &mut Seen) -> Result<Duration, LoadError> {
         let mut rest = POLL;
-        let begun = self.database.begun.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        let number = self.database.begun.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         let reported = self.database.reported.load(Ordering::Acquire);
         let server = self.shared.source.connect(&self.name).await?;
         let writes = server.writes().await?;
@@ -360,9 +370,80 @@ impl Keeper {
         if seen.cheap_looks == 0 {
             seen.held_at = Some(Instant::now());
             self.database.covered.store(reported, Ordering::Release);
-            self.database.ended.store(begun, Ordering::Release);
+            self.database.ended.store(number, Ordering::Release);
             self.database.known.notify_waiters();
         }
         Ok(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn follower() -> (Arc<Database>, Follower, Catalogs) {
+        let nowhere: super::super::source::NodeToAsk = Arc::new(|| None);
+        let source = Source::new("app", None, crate::tls::ConnectorCell::default(), nowhere);
+        let catalogs = Catalogs::new(source, Handle::current(), CancellationToken::new());
+        let database = Arc::new(Database::default());
+        catalogs.shared.databases.write().insert("app".into(), database.clone());
+        (database, Follower::default(), catalogs)
+    }
+
+    /// A look that leaves nothing out.
+    fn look(database: &Database, found: bool) {
+        let begun = database.begun.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        if found {
+            database.replace(Some(Catalog::default()));
+        }
+        database.ended.store(begun, Ordering::Release);
+    }
+
+    #[tokio::test]
+    async fn who_doubts_sees_nothing_until_a_look_has_begun_and_ended() {
+        for begun in [0, 1, u32::MAX - 1, u32::MAX] {
+            let (database, mut follower, catalogs) = follower();
+            database.begun.store(begun, Ordering::Release);
+            look(&database, true);
+            let sees = |follower: &mut Follower| {
+                follower.look(&catalogs, "app");
+                follower.catalog().is_some()
+            };
+            assert!(sees(&mut follower));
+            // One that began before the doubt proves nothing.
+            let under_way = database.begun.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+            follower.doubt();
+            database.ended.store(under_way, Ordering::Release);
+            assert!(!sees(&mut follower), "{begun}");
+            look(&database, false);
+            follower.known().await;
+            assert!(sees(&mut follower), "{begun}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_doubt_ends_with_the_entry_that_it_was_of() {
+        let (database, mut follower, catalogs) = follower();
+        database.begun.store(36_000, Ordering::Release);
+        look(&database, true);
+        follower.look(&catalogs, "app");
+        follower.doubt();
+        let successor = Arc::new(Database::default());
+        catalogs.shared.databases.write().insert("app".into(), successor.clone());
+        database.forgotten.store(true, Ordering::Release);
+        look(&successor, true);
+        follower.look(&catalogs, "app");
+        assert!(follower.catalog().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_is_seen_by_nobody_until_it_was_looked_at() {
+        let (database, mut follower, catalogs) = follower();
+        look(&database, true);
+        follower.look(&catalogs, "app");
+        assert!(follower.catalog().is_some() && catalogs.get("app").is_some());
+        catalogs.note_ddl("app");
+        follower.look(&catalogs, "app");
+        assert!(follower.catalog().is_none() && catalogs.get("app").is_none());
     }
 }

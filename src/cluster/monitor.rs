@@ -60,6 +60,7 @@ struct Watched {
 
 /// The newest snapshot, as its thread knows it.
 #[derive(Debug, Clone)]
+#[allow(clippy::redundant_allocation, reason = "other threads' count is not to be touched")]
 pub struct Newest(Rc<Arc<Topology>>);
 
 impl Deref for Newest {

@@ -35,7 +35,6 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Bound {
     socket: BoundSocket,
-    options: SocketOptions,
 }
 
 #[derive(Debug)]
@@ -56,14 +55,7 @@ impl Bound {
             Listen::Tcp(address) => BoundSocket::Tcp(bind_tcp(*address, reuse_port)?),
             Listen::Unix { directory, port } => bind_unix(&socket_path(directory, *port))?,
         };
-        Ok(Self { socket, options: SocketOptions::default() })
-    }
-
-    /// The same with other options for the sockets accepted.
-    #[must_use]
-    pub fn with_options(mut self, options: SocketOptions) -> Self {
-        self.options = options;
-        self
+        Ok(Self { socket })
     }
 
     /// Where it listens, with the port that the system chose where 0 was asked for.
@@ -88,7 +80,7 @@ impl Bound {
                 BoundSocket::Unix(socket.try_clone()?, Arc::clone(file))
             }
         };
-        Ok(Self { socket, options: self.options })
+        Ok(Self { socket })
     }
 
     /// Gives it to the runtime of the caller.
@@ -100,10 +92,7 @@ impl Bound {
     /// Outside of a Tokio runtime.
     pub fn listen(self) -> io::Result<Listener> {
         let socket = match self.socket {
-            BoundSocket::Tcp(socket) => {
-                self.options.apply(&socket)?;
-                ListeningSocket::Tcp(TcpListener::from_std(socket)?)
-            }
+            BoundSocket::Tcp(socket) => ListeningSocket::Tcp(TcpListener::from_std(socket)?),
             BoundSocket::Unix(socket, file) => {
                 ListeningSocket::Unix(UnixListener::from_std(socket)?, file)
             }
@@ -230,6 +219,10 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    // What is connected from here on has them.
+    if let Err(error) = SocketOptions::default().apply(&socket) {
+        tracing::warn!(%error, %address, "cannot set socket options");
+    }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

@@ -76,8 +76,10 @@ pub struct Crew {
     open: AtomicUsize,
     /// Where sessions go that leave.
     relief: AtomicUsize,
-    /// A worker has lost a client.
-    fewer: Notify,
+    /// Clients of all workers: one that moves is counted twice for a moment, never not at all.
+    clients: AtomicUsize,
+    /// There are none any more.
+    none: Notify,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,8 @@ impl Crew {
         };
         let members = (0..count).map(member).collect();
         let (open, relief) = (AtomicUsize::new(1), AtomicUsize::new(0));
-        (Arc::new(Self { members, open, relief, fewer: Notify::new() }), handed)
+        let (clients, none) = (AtomicUsize::new(0), Notify::new());
+        (Arc::new(Self { members, open, relief, clients, none }), handed)
     }
 
     /// To be called by each worker's thread, that its time can be read.
@@ -130,7 +133,7 @@ impl Crew {
         let open = &self.members[..self.open.load(Ordering::Relaxed)];
         let fewest = open.iter().min_by_key(|member| member.load.load(Ordering::Relaxed));
         let Some(member) = fewest else { return Err(arrival) };
-        member.take(Handed::Arrival(arrival), &self.fewer).map_err(|handed| match handed {
+        self.take(member, Handed::Arrival(arrival)).map_err(|handed| match handed {
             Handed::Arrival(arrival) => arrival,
             Handed::Session(_) => unreachable!("a new client was handed over"),
         })
@@ -142,7 +145,7 @@ impl Crew {
     /// The session, when the proxy is shutting down.
     pub fn relieve(&self, guest: Box<Guest>) -> Result<(), Box<Guest>> {
         let relief = &self.members[self.relief.load(Ordering::Relaxed)];
-        relief.take(Handed::Session(guest), &self.fewer).map_err(|handed| match handed {
+        self.take(relief, Handed::Session(guest)).map_err(|handed| match handed {
             Handed::Session(guest) => guest,
             Handed::Arrival(_) => unreachable!("a session was handed over"),
         })
@@ -150,19 +153,35 @@ impl Crew {
 
     /// A client is at its end, or with another worker.
     pub fn left(&self, worker: usize) {
-        self.members[worker].load.fetch_sub(1, Ordering::AcqRel);
-        self.fewer.notify_waiters();
+        self.members[worker].load.fetch_sub(1, Ordering::Relaxed);
+        self.lose();
+    }
+
+    fn lose(&self) {
+        if self.clients.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none.notify_waiters();
+        }
+    }
+
+    fn take(&self, member: &Member, handed: Handed) -> Result<(), Handed> {
+        self.clients.fetch_add(1, Ordering::AcqRel);
+        member.load.fetch_add(1, Ordering::Relaxed);
+        member.hand_over.send(handed).map_err(|refused| {
+            member.load.fetch_sub(1, Ordering::Relaxed);
+            self.lose();
+            refused.0
+        })
     }
 
     /// Waits until no worker has clients. Cancel safe.
     pub async fn gone(&self) {
         loop {
-            let mut fewer = pin!(self.fewer.notified());
-            fewer.as_mut().enable();
-            if self.members.iter().all(|member| member.load.load(Ordering::Acquire) == 0) {
+            let mut none = pin!(self.none.notified());
+            none.as_mut().enable();
+            if self.clients.load(Ordering::Acquire) == 0 {
                 return;
             }
-            fewer.await;
+            none.await;
         }
     }
 
@@ -207,17 +226,6 @@ impl Crew {
             text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
         };
         self.members.iter().map(used).collect()
-    }
-}
-
-impl Member {
-    fn take(&self, handed: Handed, fewer: &Notify) -> Result<(), Handed> {
-        self.load.fetch_add(1, Ordering::Relaxed);
-        self.hand_over.send(handed).map_err(|refused| {
-            self.load.fetch_sub(1, Ordering::AcqRel);
-            fewer.notify_waiters();
-            refused.0
-        })
     }
 }
 

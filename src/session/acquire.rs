@@ -96,16 +96,26 @@ impl Session {
     /// Whether a request would wait for a primary of which nobody knows yet whether it needs one: there is
     /// none, nor a catalog by which to tell.
     pub(super) fn is_undecided(&self, decision: &Decision) -> bool {
+        let for_want_of_it = matches!(
+            decision.reason,
+            Reason::CatalogNotLoaded
+                | Reason::UnknownFunction
+                | Reason::UnknownOperator
+                | Reason::PipelineCutByFlush
+                | Reason::PipelineStrictest
+        );
         decision.target == Target::Primary
+            && for_want_of_it
             && self.lease.is_none()
             && !self.eyes.has_catalog()
             && !self.machine.may_stand_in(decision)
             && self.shared.cluster.load().primary.is_none()
     }
 
-    /// Waits for the catalog, by which the request is decided anew, or for a primary, which takes it as it is.
-    pub(super) async fn await_catalog(&self) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.eyes.rules.settings.pool.wait;
+    /// Waits for the catalog, by which the request is decided anew, or for a primary, which takes it as it is; the
+    /// request came when it `began`.
+    pub(super) async fn await_catalog(&self, began: Instant) -> Result<(), Failure> {
+        let deadline = began + self.eyes.rules.settings.pool.wait;
         tokio::select! {
             () = self.eyes.await_catalog() => Ok(()),
             found = self.await_primary(deadline) => found,

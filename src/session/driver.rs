@@ -272,17 +272,20 @@ impl Session {
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_request_time(&request);
         }
+        let began = Instant::now();
         let mut step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         loop {
             let known = match step {
                 Step::Consult(question) => Box::pin(self.consult(question)).await,
                 Step::Exchange(decision) if self.is_undecided(&decision) => {
-                    Box::pin(self.await_catalog()).await
+                    Box::pin(self.await_catalog(began)).await
                 }
                 _ => break,
             };
-            if let Err(failure) = known {
-                return self.fail(&request, &failure).await;
+            match known.map_err(|failure| self.why_cancelled(failure)) {
+                Ok(()) => {}
+                Err(Failure::Client(end)) => return Err(end),
+                Err(failure) => return self.fail(&request, &failure).await,
             }
             self.look();
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
@@ -301,7 +304,7 @@ impl Session {
                 self.client.output.extend_from_slice(&self.machine.reply);
                 Ok(self.client.flush().await?)
             }
-            Step::Exchange(decision) => self.exchange(&request, decision).await,
+            Step::Exchange(decision) => self.exchange(&request, decision, began).await,
         }
     }
 
@@ -315,8 +318,12 @@ impl Session {
     }
 
     /// Runs a request on a server, on another if the first fails before anything was shown.
-    async fn exchange(&mut self, request: &Request, first: Decision) -> Result<(), SessionEnd> {
-        let began = Instant::now();
+    async fn exchange(
+        &mut self,
+        request: &Request,
+        first: Decision,
+        began: Instant,
+    ) -> Result<(), SessionEnd> {
         let mut answered = began;
         let mut decision = first;
         let mut attempt = 0;

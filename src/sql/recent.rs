@@ -2,15 +2,15 @@
 //!
 //! What an application sends again and again differs from the last time in a few numbers and strings. Between
 //! these it is compared byte for byte, which costs a tenth of bringing it into its normal form. Only literals
-//! that the scanner cannot take for anything else, whatever they contain, may differ: runs of digits that end before
-//! a byte which cannot go on a number, and plain strings without a quote or a backslash inside. All else of two texts that
+//! that the scanner cannot take for anything else, whatever they contain, may differ: runs of digits between
+//! bytes that cannot be of a number, and plain strings without a quote or a backslash inside. All else of two texts that
 //! are the same here is the same, so they have one normal form and one set of facts.
 //!
 //! Bounded: [`SETS`] times [`WAYS`] texts of at most [`LONGEST`] bytes.
 
 use std::sync::Arc;
 
-use memchr::memchr2;
+use memchr::memchr3;
 use smallvec::SmallVec;
 
 use super::scan::{Kind, Scanner};
@@ -120,7 +120,8 @@ fn digits(text: &[u8]) -> usize {
 /// The length of the string that a text begins with, if there is nothing but its end to find in it; else 0.
 fn plain_string(text: &[u8]) -> usize {
     let Some(inner) = text.strip_prefix(b"'") else { return 0 };
-    match memchr2(b'\'', b'\\', inner) {
+    // No text of PostgreSQL's has a zero byte; what the scanner makes of one is its own.
+    match memchr3(b'\'', b'\\', 0, inner) {
         Some(end) if inner[end] == b'\'' => end + 2,
         _ => 0,
     }
@@ -132,9 +133,14 @@ fn literals(text: &[u8], lexis: Lexis) -> Option<SmallVec<[(usize, usize); 8]>> 
     for token in Scanner::new(text, lexis) {
         let literal = &text[token.start..token.end];
         let next = text.get(token.end).copied().unwrap_or(b' ');
+        let previous = token.start.checked_sub(1).map_or(b' ', |before| text[before]);
         let may_differ = match token.kind {
             Kind::Error | Kind::UnicodeString | Kind::UnicodeQuoted => return None,
-            Kind::Number => digits(literal) == literal.len() && !goes_on_a_number(next),
+            Kind::Number => {
+                digits(literal) == literal.len()
+                    && !goes_with_a_number(previous)
+                    && !goes_with_a_number(next)
+            }
             Kind::String => plain_string(literal) == literal.len() && next != b'\'',
             _ => false,
         };
@@ -148,7 +154,7 @@ fn literals(text: &[u8], lexis: Lexis) -> Option<SmallVec<[(usize, usize); 8]>> 
     Some(found)
 }
 
-fn goes_on_a_number(byte: u8) -> bool {
+fn goes_with_a_number(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.') || byte >= 0x80
 }
 
@@ -200,6 +206,9 @@ mod tests {
         for (known, text) in [
             ("select 1.5", "select 2.5"),
             ("select 0x1f", "select 0x2f"),
+            ("select 0b12", "select 0b11"),
+            ("select 0o18", "select 0o17"),
+            ("select 'a'", "select 'a\0b'"),
             ("select $1", "select $2"),
             ("select a1", "select a2"),
             ("select 1x", "select 2x"),
@@ -287,6 +296,12 @@ mod tests {
                 "select",
                 "é",
                 "0x",
+                "0b",
+                "0o",
+                "0",
+                "1",
+                "2",
+                "\0",
                 "1e",
                 "e5",
                 "n'",
