@@ -28,6 +28,10 @@ const SECRET_3_0: usize = 4;
 /// The same for 3.2, where it may be up to 256.
 const SECRET_3_2: usize = 32;
 
+/// The most that a process id can be on Linux (`PID_MAX_LIMIT`). Sessions have theirs above it: who hands
+/// one to `pg_terminate_backend` must not end somebody else's server.
+const LAST_OF_SERVERS: i32 = 1 << 22;
+
 /// What a session is doing that could be cancelled.
 #[derive(Debug, Default)]
 enum Doing {
@@ -139,10 +143,16 @@ impl Slot {
 #[derive(Debug, Default)]
 pub struct Registry(Mutex<Sessions>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Sessions {
     by_process_id: HashMap<i32, (Box<[u8]>, Arc<Slot>)>,
     last_process_id: i32,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { by_process_id: HashMap::new(), last_process_id: LAST_OF_SERVERS }
+    }
 }
 
 /// A session's entry; dropping it forgets the key.
@@ -166,7 +176,8 @@ impl Registry {
         let slot = Arc::new(Slot::default());
         let mut sessions = self.0.lock();
         let process_id = loop {
-            let next = sessions.last_process_id.checked_add(1).unwrap_or(1);
+            let last = sessions.last_process_id;
+            let next = last.checked_add(1).unwrap_or(LAST_OF_SERVERS + 1);
             sessions.last_process_id = next;
             if !sessions.by_process_id.contains_key(&next) {
                 break next;
@@ -242,7 +253,7 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let one = registry.enter(0);
         let two = registry.enter(2);
-        assert_ne!(one.process_id, two.process_id);
+        assert!(one.process_id > LAST_OF_SERVERS && two.process_id > one.process_id);
         assert_eq!((one.secret.len(), two.secret.len()), (4, 32));
         one.slot.waits();
         registry.cancel(one.process_id, b"nope").await;
@@ -254,6 +265,16 @@ mod tests {
         registry.cancel(one.process_id, &one.secret).await;
         one.slot.waits();
         assert!(one.slot.cancelled.notified().now_or_never().is_none());
+    }
+
+    #[test]
+    fn process_ids_begin_anew_above_those_of_servers() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.enter(0);
+        registry.0.lock().last_process_id = i32::MAX - 1;
+        let last = registry.enter(0);
+        assert_eq!(last.process_id, i32::MAX);
+        assert_eq!(registry.enter(0).process_id, first.process_id + 1);
     }
 
     #[tokio::test]
