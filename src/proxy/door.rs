@@ -23,6 +23,7 @@ use crate::client::{self, Entered, Entrance, HandshakeError, Welcome};
 use crate::config::Settings;
 use crate::net::{Bound, Listener, PeerAddr, Stream};
 use crate::protocol::ErrorReport;
+use crate::protocol::startup::StartupError;
 use crate::session::Shared;
 
 /// One door for so many workers.
@@ -205,6 +206,8 @@ fn log_refused(error: &HandshakeError, peer: PeerAddr) {
     if let Some(report) = error.report() {
         let error = super::describe(error);
         tracing::info!(%peer, error, sqlstate = %report.sqlstate, "login refused");
+    } else if let HandshakeError::Startup(StartupError::Length) = error {
+        tracing::info!(%peer, %error, "connection closed");
     } else if let HandshakeError::Tls(_) = error {
         // The client heard an alert of one word: why is told here.
         tracing::info!(%peer, error = error.to_string(), "TLS handshake failed");
