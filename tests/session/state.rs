@@ -208,15 +208,21 @@ async fn a_notification_during_the_audit_speaks_of_the_session_too() {
     assert_eq!(body[..4], client.key.0.to_be_bytes());
 }
 
-#[tokio::test(start_paused = true)]
-async fn anothers_sequence_values_are_discarded_outside_of_a_pipelines_transaction() {
+/// The one server of a pool has sequence values of the first client's; the second has asked for nothing.
+async fn after_anothers_sequence() -> (Bed, Client, Client, Peer) {
     let mut bed = Bed::with_pool(0, "size = 1").await;
     let (mut other, mut primary) = bed.first().await;
-    let mut client = bed.client().await;
+    let client = bed.client().await;
     other.ask("select nextval('s')").await;
     primary.hears("select nextval('s')").await;
     primary.row(b'I').await;
     other.answer().await;
+    (bed, other, client, primary)
+}
+
+#[tokio::test(start_paused = true)]
+async fn anothers_sequence_values_are_discarded_outside_of_a_pipelines_transaction() {
+    let (_bed, mut other, mut client, mut primary) = after_anothers_sequence().await;
 
     // What cannot run beside another statement; its name is not lost with the query ahead of it.
     sends(&mut client, |out| {
@@ -245,13 +251,7 @@ async fn anothers_sequence_values_are_discarded_outside_of_a_pipelines_transacti
 
 #[tokio::test(start_paused = true)]
 async fn what_an_error_kept_from_being_discarded_is_discarded_before_it_is_asked_for() {
-    let mut bed = Bed::with_pool(0, "size = 1").await;
-    let (mut other, mut primary) = bed.first().await;
-    let mut client = bed.client().await;
-    other.ask("select nextval('s')").await;
-    primary.hears("select nextval('s')").await;
-    primary.row(b'I').await;
-    other.answer().await;
+    let (_bed, _other, mut client, mut primary) = after_anothers_sequence().await;
 
     sends(&mut client, |out| {
         parse(out, "wrong", "select from where");
