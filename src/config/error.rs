@@ -9,13 +9,12 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read at all.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {reason}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
+        /// Why. Told with the file, and not once more as the source.
+        reason: std::io::Error,
     },
     /// It can be read, and says something wrong. At least one problem, in the file's order.
     #[error("{}", Listing { path: path.as_deref(), problems })]

@@ -33,7 +33,7 @@ pub use settings::Settings;
 /// problems of a file are in one error, and its text is meant for the operator.
 pub fn load(path: &Path) -> Result<Settings, ConfigError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        .map_err(|reason| ConfigError::Unreadable { path: path.to_owned(), reason })?;
     let base = path.parent().unwrap_or(Path::new("."));
     parse(&text, base).map_err(|error| error.in_file(path))
 }

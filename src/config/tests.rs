@@ -314,7 +314,8 @@ fn every_shipped_file_is_valid() {
     }
     let minimal = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/minimal.toml");
     assert_eq!(load(&minimal).unwrap().nodes.len(), 3);
-    let missing = load(Path::new("no/such.toml")).unwrap_err().to_string();
+    let missing = format!("{:#}", anyhow::Error::new(load(Path::new("no/such.toml")).unwrap_err()));
+    assert_eq!(missing.matches("No such file").count(), 1, "{missing}");
     assert!(missing.starts_with("cannot read no/such.toml: "), "{missing}");
 }
 
