@@ -38,12 +38,12 @@ struct Credential {
 
 /// The file gives a user something that cannot prove anybody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("password of user \"{user}\": {source}")]
+#[error("password of user \"{user}\": {reason}")]
 pub struct CredentialsError {
     /// The user's name.
     pub user: String,
     /// What is wrong.
-    pub source: InvalidVerifier,
+    pub reason: InvalidVerifier,
 }
 
 /// What a login is judged by.
@@ -192,7 +192,7 @@ impl Credential {
             }
             Some(UserPassword::Verifier(text)) => {
                 let verifier = Verifier::parse(text.expose())
-                    .map_err(|source| CredentialsError { user: user.name.clone(), source })?;
+                    .map_err(|reason| CredentialsError { user: user.name.clone(), reason })?;
                 Some(Kept::Scram(Arc::new(verifier)))
             }
         };

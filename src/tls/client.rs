@@ -105,7 +105,7 @@ impl Connector {
         let verifier = NodeVerifier::new(trust, provider.signature_verification_algorithms);
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
-            .map_err(|source| TlsError::Setup { section: "node_tls", source: Box::new(source) })?
+            .map_err(|reason| TlsError::Setup { section: "node_tls", reason: Box::new(reason) })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
         let mut chain = Vec::new();

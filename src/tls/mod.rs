@@ -36,19 +36,19 @@ pub use stream::{ClientSide, ServerSide, TlsStream};
 /// What PostgreSQL's protocol is called where TLS negotiates protocols (ALPN).
 pub const ALPN: &[u8] = b"postgresql";
 
-/// Why a certificate, a key or a root that the file names cannot be used.
+/// Why a certificate, a key or a root that the file names cannot be used. The reason is in the message, and so not its
+/// source as well: whoever prints both would say it twice.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("{key}: cannot read {}: {source}", path.display())]
+    #[error("{key}: cannot read {}: {reason}", path.display())]
     Unreadable {
         /// The key of the configuration that names it.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
-        #[source]
-        source: io::Error,
+        reason: io::Error,
     },
     /// It is not PEM, or has another thing inside.
     #[error("{key}: {} has no {wanted} in PEM form{}", path.display(), hint(wanted))]
@@ -61,19 +61,18 @@ pub enum TlsError {
         wanted: &'static str,
     },
     /// A certificate that cannot be used as what it is given for.
-    #[error("{key}: a certificate in {} cannot be used: {source}", path.display())]
+    #[error("{key}: a certificate in {} cannot be used: {reason}", path.display())]
     Certificate {
         /// The key of the configuration that names it.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// What rustls says.
-        #[source]
-        source: Box<rustls::Error>,
+        reason: Box<rustls::Error>,
     },
     /// A key of an unsupported kind, or one that does not belong to the certificate.
     #[error(
-        "{key}: the key in {} cannot be used with the certificate in {}: {source}",
+        "{key}: the key in {} cannot be used with the certificate in {}: {reason}",
         path.display(), certificate.display()
     )]
     Key {
@@ -84,19 +83,17 @@ pub enum TlsError {
         /// The certificate's file.
         certificate: PathBuf,
         /// What rustls says.
-        #[source]
-        source: Box<rustls::Error>,
+        reason: Box<rustls::Error>,
     },
     /// A list of revoked certificates that cannot be used.
-    #[error("{key}: a list in {} cannot be used: {source}", path.display())]
+    #[error("{key}: a list in {} cannot be used: {reason}", path.display())]
     RevocationList {
         /// The key of the configuration that names it.
         key: &'static str,
         /// The file.
         path: PathBuf,
         /// What rustls says.
-        #[source]
-        source: Box<VerifierBuilderError>,
+        reason: Box<VerifierBuilderError>,
     },
     /// A list of revoked certificates in a form of before 1999: what OpenSSL writes unless it is told to put in
     /// extensions.
@@ -111,13 +108,12 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// What was loaded does not make a configuration.
-    #[error("{section}: TLS cannot be set up: {source}")]
+    #[error("{section}: TLS cannot be set up: {reason}")]
     Setup {
         /// The section of the file.
         section: &'static str,
         /// What rustls says.
-        #[source]
-        source: Box<rustls::Error>,
+        reason: Box<rustls::Error>,
     },
 }
 
@@ -162,10 +158,10 @@ fn roots(
 ) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate.clone()).map_err(|source| TlsError::Certificate {
+        roots.add(certificate.clone()).map_err(|reason| TlsError::Certificate {
             key,
             path: path.to_owned(),
-            source: Box::new(source),
+            reason: Box::new(reason),
         })?;
     }
     Ok(roots)
@@ -195,22 +191,22 @@ impl Identity<'_> {
             return Err(TlsError::Certificate {
                 key: self.certificate_key,
                 path: self.certificate.to_owned(),
-                source: Box::new(error),
+                reason: Box::new(error),
             });
         }
-        CertifiedKey::from_der(chain, key, provider).map_err(|source| TlsError::Key {
+        CertifiedKey::from_der(chain, key, provider).map_err(|reason| TlsError::Key {
             key: self.key_key,
             path: self.key.to_owned(),
             certificate: self.certificate.to_owned(),
-            source: Box::new(source),
+            reason: Box::new(reason),
         })
     }
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Unreadable {
+    std::fs::read(path).map_err(|reason| TlsError::Unreadable {
         key,
         path: path.to_owned(),
-        source,
+        reason,
     })
 }

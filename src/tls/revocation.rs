@@ -40,8 +40,8 @@ pub(super) fn lists(
 }
 
 /// What it means that no verifier can be built with the lists in this file.
-pub(super) fn unusable(key: &'static str, path: &Path, source: VerifierBuilderError) -> TlsError {
-    TlsError::RevocationList { key, path: path.to_owned(), source: Box::new(source) }
+pub(super) fn unusable(key: &'static str, path: &Path, reason: VerifierBuilderError) -> TlsError {
+    TlsError::RevocationList { key, path: path.to_owned(), reason: Box::new(reason) }
 }
 
 /// Until when all the lists in a file hold, if they can be read: from then on nobody is believed whose

@@ -143,6 +143,6 @@ fn configure(
     Ok(config)
 }
 
-fn setup(source: rustls::Error) -> TlsError {
-    TlsError::Setup { section: "tls", source: Box::new(source) }
+fn setup(reason: rustls::Error) -> TlsError {
+    TlsError::Setup { section: "tls", reason: Box::new(reason) }
 }
