@@ -136,7 +136,22 @@ impl fmt::Display for Summary {
             writeln!(f, "  WRONG: {fault}")?;
         }
         if faults.is_empty() {
-            writeln!(f, "  All reads shared by the replicas, every write on the primary.")?;
+            let on_primary: i64 = self
+                .rows
+                .iter()
+                .filter(|row| row.role == "primary")
+                .map(|row| row.account.reads)
+                .sum();
+            return match on_primary {
+                0 => {
+                    writeln!(f, "  All reads shared by the replicas, every write on the primary.")
+                }
+                few => writeln!(
+                    f,
+                    "  Every write on the primary, all reads shared by the replicas but {few}, for which \
+                     no replica was fresh enough at once."
+                ),
+            };
         }
         Ok(())
     }
@@ -192,6 +207,21 @@ mod tests {
     #[test]
     fn a_good_run_has_no_faults() {
         assert_eq!(good().faults(), []);
+    }
+
+    #[test]
+    fn what_the_primary_read_is_said() {
+        let mut summary = good();
+        assert!(
+            summary
+                .to_string()
+                .ends_with("All reads shared by the replicas, every write on the primary.\n")
+        );
+        summary.rows[0].account.reads = 3;
+        assert!(
+            summary.to_string().contains("replicas but 3, for which no replica was fresh"),
+            "{summary}"
+        );
     }
 
     #[test]
