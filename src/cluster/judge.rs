@@ -1,7 +1,9 @@
 //! Judges the nodes from samples: which is the primary, which replicas may serve.
 //!
 //! Pure: samples and failures go in with the time, changes and a [`Topology`] come out. No socket, no
-//! clock. The rules (semantics.md sections 2 and 5):
+//! clock. Owns the nodes, the order in which all is judged anew, and which changes are told; who is the
+//! primary is for [`election`], what a replica is worth for [`replicas`]. The rules (semantics.md sections
+//! 2 and 5):
 //!
 //! - Nothing is judged before every node was heard of once, so that one foreign node that answers first
 //!   is not taken for the cluster. The cluster is then the system identifier that most nodes have.
@@ -23,53 +25,20 @@
 //! may end within a record, which nobody can replay. Such a *torn* end is not held against a replica
 //! that has received all of it, does replay, and has passed the last end that was not torn.
 
+mod election;
+mod node;
+mod replicas;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::node::Node;
 use super::history::History;
 use super::sample::{Limits, Sample};
 use super::topology::Switch;
 use super::verdict::{Change, Standing, Why};
 use super::{Clock, Lsn, NodeId, NodeState, NodeView, Role, Topology};
-use crate::config::settings::{self, Address};
-
-#[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts, not one state")]
-struct Node {
-    id: NodeId,
-    name: Arc<str>,
-    address: Address,
-    weight: u32,
-    zone: Option<Arc<str>>,
-    removed: bool,
-    /// Whether it answered or failed to since it was added.
-    heard: bool,
-    sample: Option<Sample>,
-    unreachable: Option<Why>,
-    state: NodeState,
-    epoch: u64,
-    /// Not yet judged by its lag: the first good sample admits it.
-    fresh: bool,
-    streak: u32,
-    diverged: bool,
-    /// The timeline that it was proved to follow by standing where the primary stood.
-    followed: Option<u32>,
-    /// The torn end that it stood at: counts as replayed when lag is told in time.
-    excused: Lsn,
-    /// The furthest that it was seen to have replayed in recovery.
-    replayed: Lsn,
-    clock: Arc<Clock>,
-}
-
-impl Node {
-    fn reached(&self) -> Option<&Sample> {
-        self.sample.as_ref().filter(|_| self.unreachable.is_none() && !self.removed)
-    }
-
-    fn role(&self) -> Role {
-        self.sample.as_ref().map_or(Role::Unknown, |sample| sample.role)
-    }
-}
+use crate::config::settings;
 
 /// What is known of all nodes, and what follows from it.
 #[derive(Debug)]
@@ -92,14 +61,6 @@ pub struct Judge {
     last_primary: Option<NodeId>,
     version: u64,
 }
-
-/// A record with a full page or two; longer ones are rare, and merely eject.
-const LONGEST_RECORD: u64 = 2 * 8192 + 256;
-
-/// Of so many promotions the ticks before are kept.
-const SWITCHES_IN_FULL: usize = 4;
-
-type Verdict = (NodeState, Option<Why>);
 
 impl Judge {
     /// Knows no node yet.
@@ -129,26 +90,7 @@ impl Judge {
     /// Adds a node under a number that was never given before. `None` after 65,536 of them.
     pub fn add(&mut self, node: &settings::Node) -> Option<NodeId> {
         let id = NodeId(u16::try_from(self.nodes.len()).ok()?);
-        self.nodes.push(Node {
-            id,
-            name: Arc::clone(&node.name),
-            address: node.address.clone(),
-            weight: node.weight,
-            zone: node.zone.clone(),
-            removed: false,
-            heard: false,
-            sample: None,
-            unreachable: None,
-            state: NodeState::Down,
-            epoch: 1,
-            fresh: true,
-            streak: 0,
-            diverged: false,
-            followed: None,
-            excused: Lsn(0),
-            replayed: Lsn(0),
-            clock: Arc::default(),
-        });
+        self.nodes.push(Node::new(id, node));
         self.version += 1;
         Some(id)
     }
@@ -283,18 +225,6 @@ impl Judge {
         changes
     }
 
-    /// The system identifier that most nodes have; of several, that of the first node.
-    fn most_common_system(&self) -> Option<u64> {
-        let systems: Vec<u64> = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.reached().map(|sample| sample.system_identifier))
-            .collect();
-        let count = |system: &u64| systems.iter().filter(|other| *other == system).count();
-        // `max_by_key` takes the last of equals, hence the `rev`.
-        systems.iter().rev().max_by_key(|system| count(system)).copied()
-    }
-
     fn note_silence(&mut self, now: Instant) {
         let limit = self.limits.silence();
         for node in &mut self.nodes {
@@ -303,217 +233,6 @@ impl Judge {
                 node.unreachable = Some(Why::Silent { age });
             }
         }
-    }
-
-    fn candidates(&self, ours: u64) -> impl Iterator<Item = (NodeId, &Sample)> {
-        self.nodes.iter().filter_map(move |node| {
-            let sample = node.reached()?;
-            let candidate = sample.role == Role::Primary && sample.system_identifier == ours;
-            candidate.then_some((node.id, sample))
-        })
-    }
-
-    /// The node that is the primary by what is known now.
-    fn elect(&self, ours: u64) -> Option<NodeId> {
-        let highest = self.candidates(ours).map(|(_, sample)| sample.timeline).max()?;
-        if self.timeline.is_some_and(|known| known > highest) {
-            return None;
-        }
-        let mut top = self.candidates(ours).filter(|(_, sample)| sample.timeline == highest);
-        let (candidate, _) = top.next()?;
-        if top.next().is_some() {
-            return None;
-        }
-        // The timeline's own primary is out of reach, and has not been seen in recovery since.
-        let usurps = self.timeline == Some(highest)
-            && self.last_primary.is_some_and(|last| {
-                last != candidate && self.nodes[usize::from(last.0)].role() == Role::Primary
-            });
-        (!usurps).then_some(candidate)
-    }
-
-    /// Notes where the primary is; without one, where the furthest replica is.
-    fn feed_history(&mut self, elected: Option<NodeId>, ours: u64, changes: &mut Vec<Change>) {
-        let Some(id) = elected else {
-            for node in &self.nodes {
-                let replica = node.reached().filter(|sample| {
-                    sample.role == Role::Replica
-                        && sample.system_identifier == ours
-                        && !node.diverged
-                        && self.history.newest().is_none_or(|newest| sample.position >= newest)
-                });
-                if let Some(sample) = replica {
-                    self.history.push(sample.position, sample.sent);
-                }
-            }
-            return;
-        };
-        let left = self.last_primary.filter(|last| *last != id);
-        let left = left.map(|last| Arc::clone(&self.nodes[usize::from(last.0)].clock));
-        let node = &mut self.nodes[usize::from(id.0)];
-        let Some(sample) = &node.sample else { return };
-        let lost = self.history.newest().map_or(0, |newest| newest.bytes_past(sample.position));
-        let timeline = sample.timeline;
-        if self.timeline != Some(timeline) {
-            if let Some(ended) = self.timeline {
-                let (exact, seen) = (sample.promoted_at, node.replayed);
-                let at = exact.unwrap_or(seen);
-                let last_ticks = left.map(|clock| clock.ticks()).unwrap_or_default();
-                if let Some(old) = self.switches.iter_mut().rev().nth(SWITCHES_IN_FULL) {
-                    old.last_ticks = Arc::default();
-                }
-                self.switches.push(Switch { ended, at, exact: exact.is_some(), last_ticks });
-            }
-            self.timeline = Some(timeline);
-            self.timeline_start = sample.position;
-            self.version += 1;
-        }
-        let new = self.primary != elected;
-        if new {
-            let was = node.state;
-            let lost_bytes = if self.last_primary == elected { 0 } else { lost };
-            let why = Why::Elected { timeline, lost_bytes };
-            let name = Arc::clone(&node.name);
-            changes.push(Change { node: id, name, was, now: Standing::Primary, why });
-        }
-        self.history.push(sample.position, sample.sent);
-        self.torn = sample.torn.then_some(sample.position);
-        if !sample.torn {
-            self.whole = sample.position;
-        }
-        self.last_primary = elected;
-        if new {
-            // Who had diverged from another primary is looked at anew.
-            for node in &mut self.nodes {
-                node.diverged = false;
-                node.excused = Lsn(0);
-            }
-        }
-    }
-
-    /// Notes what a replica's position proves about its history.
-    fn note_history(&mut self, index: usize, elected: Option<NodeId>) {
-        let Some(primary) = elected
-            .filter(|id| usize::from(id.0) != index)
-            .and_then(|id| self.nodes[usize::from(id.0)].sample.clone())
-        else {
-            return;
-        };
-        let excused = self.nodes[index].reached().is_some_and(|s| self.stands_at_torn_end(s));
-        let node = &mut self.nodes[index];
-        let Some(sample) = node.sample.as_ref().filter(|sample| sample.role == Role::Replica)
-        else {
-            return;
-        };
-        if let Some(torn) = self.torn.filter(|_| excused) {
-            node.excused = torn;
-        }
-        if sample.received < primary.sent && sample.position > primary.inserted {
-            node.diverged = true;
-        }
-        if self.history.was_at(sample.position, self.timeline_start) {
-            node.followed = Some(primary.timeline);
-        }
-    }
-
-    fn verdict(
-        &mut self,
-        index: usize,
-        elected: Option<NodeId>,
-        ours: u64,
-        sampled: Option<NodeId>,
-        now: Instant,
-    ) -> Verdict {
-        let node = &self.nodes[index];
-        if let Some(why) = &node.unreachable {
-            return (NodeState::Down, Some(why.clone()));
-        }
-        let Some(sample) = &node.sample else { return (NodeState::Down, None) };
-        if elected == Some(node.id) {
-            return (NodeState::Up, None);
-        }
-        if let Some(why) = self.history_of(node, sample, ours) {
-            return (NodeState::Banned, Some(why));
-        }
-        let behind = self.behind(node, sample, self.limits.max_lag, now);
-        let returning = self.behind(node, sample, self.limits.readmit_lag, now);
-        let lag = self.lag(node, sample, now).unwrap_or_default();
-        let id = node.id;
-        let node = &mut self.nodes[index];
-        if sampled == Some(id) {
-            node.streak = if returning.is_none() { node.streak.saturating_add(1) } else { 0 };
-        }
-        match behind {
-            Some(why) => {
-                node.fresh &= matches!(why, Why::LagUnknown { .. });
-                node.streak = 0;
-                (NodeState::Ejected, Some(why))
-            }
-            // Up as the primary that it was is not up as a replica.
-            None if node.state == NodeState::Up && self.primary != Some(id) => {
-                (NodeState::Up, None)
-            }
-            None if node.fresh => (NodeState::Up, Some(Why::FirstSample { lag })),
-            None if node.streak >= self.limits.readmit_after => {
-                (NodeState::Up, Some(Why::CaughtUp { lag, samples: node.streak }))
-            }
-            None => (NodeState::Ejected, Some(Why::Returning { role: node.role() })),
-        }
-    }
-
-    /// Why a node that is not the primary is not of its history.
-    fn history_of(&self, node: &Node, sample: &Sample, ours: u64) -> Option<Why> {
-        if sample.system_identifier != ours {
-            return Some(Why::OtherSystem { theirs: sample.system_identifier, ours });
-        }
-        let theirs = sample.timeline;
-        if sample.role == Role::Primary {
-            return Some(match self.timeline.filter(|known| *known > theirs) {
-                Some(ours) => Why::FormerPrimary { theirs, ours },
-                None => Why::TwoPrimaries { timeline: theirs },
-            });
-        }
-        if node.diverged {
-            return Some(Why::Diverged);
-        }
-        let ours = self.timeline.filter(|ours| *ours != theirs)?;
-        let follows = theirs < ours && !sample.timeline_exact && node.followed == Some(ours);
-        (!follows).then_some(Why::OtherTimeline { theirs, ours })
-    }
-
-    /// Why a replica is too far behind for `limit`.
-    fn behind(&self, node: &Node, sample: &Sample, limit: Duration, now: Instant) -> Option<Why> {
-        let bytes = self.lag_bytes(sample.position);
-        if let Some(limit) = self.limits.max_lag_bytes.filter(|limit| bytes > *limit) {
-            return Some(Why::LagBytes { bytes, limit });
-        }
-        if bytes == 0 {
-            return None;
-        }
-        match self.lag(node, sample, now) {
-            None => Some(Why::LagUnknown { bytes }),
-            Some(lag) if lag > limit => Some(Why::Lag { lag, bytes, limit }),
-            Some(_) => None,
-        }
-    }
-
-    /// Whether a replica has replayed all that can be replayed of WAL with a torn end.
-    fn stands_at_torn_end(&self, sample: &Sample) -> bool {
-        self.torn.is_some_and(|torn| {
-            !sample.paused
-                && sample.position >= self.whole
-                && sample.streamed >= torn
-                && torn.bytes_past(sample.position) <= LONGEST_RECORD
-        })
-    }
-
-    /// Lag in time. What counts as replayed stays so when the torn record becomes whole.
-    fn lag(&self, node: &Node, sample: &Sample, now: Instant) -> Option<Duration> {
-        self.history.lag(sample.position.max(node.excused), now)
-    }
-
-    fn lag_bytes(&self, position: Lsn) -> u64 {
-        self.history.newest().map_or(0, |newest| newest.bytes_past(position))
     }
 
     /// Puts a node into a state and notes the change, if it is one.
