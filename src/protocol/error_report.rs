@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 
+use super::frame;
+
 /// One error or notice in PostgreSQL's fields. Texts of a server are kept as it sent them, with
 /// bytes that are not UTF-8 replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +104,20 @@ impl ErrorReport {
                 b'C' => return Some(&tail[..end]),
                 _ => rest = tail.get(end + 1..)?,
             }
+        }
+        None
+    }
+
+    /// A field in the body of an ErrorResponse: V is the severity that no locale translates, R the
+    /// routine.
+    pub(super) fn field_of(body: &[u8], wanted: u8) -> Option<&[u8]> {
+        let mut rest = body;
+        while let [field, tail @ ..] = rest {
+            let (text, next) = frame::cstr(tail)?;
+            if *field == wanted {
+                return Some(text);
+            }
+            rest = next;
         }
         None
     }

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod blame;
 pub mod error_report;
+mod expect;
 pub mod frame;
 pub mod frontend;
 pub mod proxy_header;
