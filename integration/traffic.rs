@@ -158,6 +158,45 @@ async fn procedures_keep_only_their_callers_from_the_replicas() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_transaction_is_on_a_replica_unless_it_must_not() {
+    let cluster = shared_cluster();
+    let database = fresh_database(cluster).await;
+    // What has run on the primary must not keep what follows there.
+    let options = ProxyOptions { routing: "consistency = \"eventual\"", ..Default::default() };
+    let proxy = Proxy::start(cluster, &options).await;
+    let client = proxy.connect(&database).await;
+    proxy.await_catalog(cluster, &database).await;
+    for first in [
+        "SELECT 1",
+        "SHOW TimeZone",
+        "SET LOCAL statement_timeout = '9s'",
+        "SET TimeZone = 'UTC'",
+        "SAVEPOINT a",
+        "PREPARE a AS SELECT 1",
+        "SELECT set_config('app.user', 'me', true)",
+    ] {
+        assert!(on_replica(&client, &["BEGIN READ ONLY", first]).await, "{first}");
+        let more = &["BEGIN READ ONLY", first, "SELECT pg_catalog.txid_current()"];
+        assert!(!on_replica(&client, more).await, "{first}");
+    }
+    for first in ["SET transaction_read_only = off", "DECLARE c CURSOR FOR SELECT 1", "LISTEN a"] {
+        assert!(!on_replica(&client, &["BEGIN READ ONLY", first]).await, "{first}");
+    }
+}
+
+/// Whether a transaction that begins so is on a replica then.
+async fn on_replica(client: &tokio_postgres::Client, begin: &[&str]) -> bool {
+    for text in begin {
+        client.batch_execute(text).await.unwrap();
+    }
+    // Taken alone it would have to ask the primary.
+    let asked = "/* causeway: route=replica */ SELECT pg_is_in_recovery()";
+    let answer = client.query_one(asked, &[]).await.unwrap().get(0);
+    client.batch_execute("ROLLBACK; UNLISTEN *; DEALLOCATE ALL").await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reads_are_shared_evenly_over_many_clients() {
     reads_are_shared("consistency = \"eventual\"", 2, 0).await;
 }

@@ -132,6 +132,7 @@ fn generated_sessions_cannot_tell() {
         let (expected, found) =
             runtime.block_on(async { (direct.play(scenario).await, through.play(scenario).await) });
         match first_difference(&expected, &found) {
+            Some(difference) if cannot_leave(&text, &difference) => Ok(()),
             Some(difference) => Err(TestCaseError::fail(format!("{text}\n\n{difference}"))),
             None => Ok(()),
         }
@@ -139,4 +140,12 @@ fn generated_sessions_cannot_tell() {
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
+}
+
+/// A read-only transaction with a cursor or a portal stays at its replica, and is refused what no standby
+/// runs (docs/COMPATIBILITY.md).
+fn cannot_leave(text: &str, difference: &str) -> bool {
+    let (_, through) = difference.rsplit_once("through:").unwrap_or_default();
+    let keeps = text.contains("DECLARE c") || text.contains("B p -");
+    keeps && through.contains("C25006") && through.contains("during recovery")
 }

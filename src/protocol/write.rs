@@ -70,12 +70,23 @@ pub fn parse(out: &mut BytesMut, name: &[u8], text: &[u8], parameter_types: &[u8
 /// Parse, Bind, Execute and Close of a statement without parameters, under a name for both the
 /// statement and the portal. Both are closed again, and before, for an error may have left them.
 pub fn run(out: &mut BytesMut, name: &[u8], text: &[u8]) {
+    run_with(out, name, (text, &[0, 0]), &[0; 6]);
+}
+
+/// The same of a statement with parameters: the text with the end of its Parse (parameter types), and
+/// the end of a Bind behind its names (formats, values, result formats).
+pub fn run_with(
+    out: &mut BytesMut,
+    name: &[u8],
+    (text, parameter_types): (&[u8], &[u8]),
+    values: &[u8],
+) {
     close_statement(out, name);
-    parse(out, name, text, &[0, 0]);
+    parse(out, name, text, parameter_types);
     message(out, b'B', |body| {
         cstr(body, name);
         cstr(body, name);
-        body.put_slice(&[0; 6]);
+        body.put_slice(values);
     });
     message(out, b'E', |body| {
         cstr(body, name);

@@ -34,8 +34,7 @@ UNION ALL SELECT '+listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening
 UNION ALL SELECT '+lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT '+cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT '+prepared', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements \
-WHERE from_sql)";
+UNION ALL SELECT '+prepared', name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
 
 /// What a server said.
 #[derive(Debug, Default)]
@@ -46,6 +45,8 @@ pub struct Findings {
     pub on_server: Laid,
     /// What keeps the session there.
     pub pins: Pins,
+    /// Names of statements of SQL's PREPARE.
+    pub prepared: Vec<String>,
 }
 
 /// The server could not be asked.
@@ -144,7 +145,7 @@ fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings 
             "+listen" => findings.pins.add(Pin::Listen),
             "+lock" => findings.pins.add(Pin::AdvisoryLock),
             "+cursor" => findings.pins.add(Pin::HoldCursor),
-            "+prepared" => findings.pins.add(Pin::Prepared),
+            "+prepared" => findings.prepared.push(value),
             "session_authorization" if value == user => {}
             _ => {
                 let name = name.to_lowercase();
@@ -158,8 +159,11 @@ fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings 
     findings
 }
 
-/// Runs one statement of two text columns on a server that is idle and quiet.
-async fn ask(
+/// Runs one statement of two text columns on a server that is quiet.
+///
+/// # Errors and cancel safety
+/// Those of [`audit`].
+pub(super) async fn ask(
     server: &mut ServerConn,
     question: &[u8],
     heard: &mut BytesMut,

@@ -11,6 +11,7 @@ use super::audit::{Findings, Suspicion, custom_names};
 use super::lend::executes_only;
 use super::machine::{After, Book, Machine, Phase, changes};
 use super::pins::{Pin, Pins};
+use super::relocation;
 use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;
@@ -64,6 +65,9 @@ impl Machine {
 
     /// An exchange has come to its end with the server's ReadyForQuery.
     pub fn on_ready(&mut self, server: &mut ServerConn, on_replica: bool) -> After {
+        if server.responses.status() != b'I' {
+            self.open(on_replica);
+        }
         let events: Vec<Event> = server.responses.events().collect();
         for event in events {
             match event {
@@ -87,10 +91,8 @@ impl Machine {
             }
         }
         let status = server.responses.status();
+        self.failed = status == b'E';
         if status != b'I' {
-            if !matches!(self.phase, Phase::Open { .. }) {
-                self.phase = Phase::Open { on_replica };
-            }
             return After::Keep;
         }
         self.end_transaction(server)
@@ -127,6 +129,10 @@ impl Machine {
                 let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
                 let mut pins = found.pins;
                 kept.for_each(|pin| pins.add(pin));
+                // What a function has prepared nobody else can.
+                if !found.prepared.iter().all(|name| server.lent.contains_key(name.as_bytes())) {
+                    pins.add(Pin::Prepared);
+                }
                 self.pins = pins;
                 self.settings.replace(&found.laid);
                 server.set_applied(&found.laid);
@@ -199,7 +205,14 @@ impl Machine {
                 self.statements.remove(&name);
             }
             Book::Discard | Book::Ending => {}
-            Book::Executed(script, text) => self.apply_first(1, &script, &text, server),
+            Book::Executed(script, text, bound) => {
+                if bound.is_none() && relocation::sets_by_value(&script) {
+                    self.stay();
+                }
+                self.values = bound;
+                self.apply_first(1, &script, &text, server);
+                self.values = None;
+            }
         }
     }
 
@@ -230,10 +243,20 @@ impl Machine {
         text: &Bytes,
         server: &mut ServerConn,
     ) {
+        self.take_along(statement, text);
         if let Some(transaction) = &statement.transaction {
             match transaction {
                 Transaction::Savepoint(name) => self.settings.savepoint(name),
-                Transaction::RollbackTo(name) => self.settings.rollback_to(name),
+                Transaction::RollbackTo(name) => {
+                    self.failed = false;
+                    self.settings.rollback_to(name);
+                }
+                // Another may begin before the server is ready.
+                Transaction::Commit { .. } | Transaction::Rollback { .. } => {
+                    let commits = matches!(transaction, Transaction::Commit { .. });
+                    let failed = std::mem::take(&mut self.failed);
+                    self.settings.end_transaction(commits && !failed);
+                }
                 Transaction::Release(name) => self.settings.release(name),
                 Transaction::SetCharacteristics(_) => self.suspect = true,
                 _ => {}
@@ -299,6 +322,9 @@ impl Machine {
             }
             SessionEffect::Execute(name) => match self.statements.get(name.as_bytes()).cloned() {
                 Some(prepared) if executes_only(statement).is_some() => {
+                    if relocation::sets_by_value(&prepared.script) {
+                        self.stay();
+                    }
                     self.apply_first(1, &prepared.script, &prepared.text, server);
                 }
                 _ => self.suspect = true,
@@ -366,6 +392,6 @@ fn ended_in_rollback(responses: &Responses) -> bool {
 
 /// Whether a SET sets the same on every server. `FROM CURRENT` takes what is there, and a part of a
 /// `DateStyle` leaves the other part as it is: these are read back from the server instead.
-fn means_the_same_elsewhere(name: &str, text: &[u8]) -> bool {
+pub(super) fn means_the_same_elsewhere(name: &str, text: &[u8]) -> bool {
     name != "datestyle" && sql::set_value(text, Lexis::default()).is_some()
 }

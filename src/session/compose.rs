@@ -10,11 +10,12 @@ use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
 use super::judge::Judge;
-use super::lend::{Amended, refuse_in_failed};
+use super::lend::{self, Amended, refuse_in_failed};
 use super::machine::{
-    Book, Machine, Phase, Portal, bind_fields, changes, parse_fields, statement_named,
+    Book, Bound, Machine, Phase, Portal, bind_fields, changes, parse_fields, statement_named,
 };
 use super::pipeline::is_opaque;
+use super::relocation;
 use super::statements::{By, Prepared, put_server_name};
 use super::texts;
 use crate::protocol::request::{End, Frame, Request};
@@ -22,7 +23,6 @@ use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
 use crate::server::ServerConn;
 use crate::sql::Script;
-use crate::sql::statement::SessionEffect;
 
 const PARSE_COMPLETE: &[u8] = &[b'1', 0, 0, 0, 4];
 const CLOSE_COMPLETE: &[u8] = &[b'3', 0, 0, 0, 4];
@@ -77,14 +77,20 @@ impl Machine {
             Self::evict(server);
             server.served = session;
         }
-        if self.lists_statements && matches!(self.phase, Phase::Idle | Phase::Held { .. }) {
+        if self.lists_statements && matches!(self.phase, Phase::Idle | Phase::Held(_)) {
             self.lend_all(server);
         }
-        if let Phase::Held { texts, .. } = &self.phase {
+        if let Phase::Held(begun) = &self.phase {
             server.unnamed = None;
-            for text in texts {
+            for text in &begun.texts {
                 write::query(&mut server.output, text);
                 server.responses.expect_own(Sent::Query, None);
+            }
+            for repeated in &begun.since {
+                lend::repeat(repeated, server);
+            }
+            if begun.failed {
+                lend::fail_quietly(server);
             }
         }
     }
@@ -99,6 +105,7 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
+        self.makes_portal = false;
         self.reclaim(request, server);
         self.lend_position(server);
         if self.statements.has_any_of_sql() {
@@ -399,7 +406,7 @@ impl Machine {
             self.ensure_unnamed(server);
         }
         self.note_portal(portal, prepared.as_deref(), name.is_empty());
-        self.note_parameters(rest);
+        self.note_values(portal, prepared.as_deref(), rest);
         if let Some(script) = script {
             self.lend_names(&script, server);
         }
@@ -433,6 +440,7 @@ impl Machine {
 
     /// Remembers a portal whose execution would change the session.
     fn note_portal(&mut self, portal: &[u8], prepared: Option<&Prepared>, unnamed: bool) {
+        self.makes_portal |= !portal.is_empty();
         self.portals.retain(|known| known.name != portal);
         let bound = match (prepared, unnamed) {
             (Some(prepared), _) => Some((&prepared.script, &prepared.text[..])),
@@ -448,6 +456,7 @@ impl Machine {
                 name: Bytes::copy_from_slice(portal),
                 script: script.clone(),
                 text: Bytes::copy_from_slice(text),
+                bound: None,
             });
         }
     }
@@ -472,14 +481,25 @@ impl Machine {
         }
     }
 
-    /// A parameter may name the setting that set_config() will set.
-    fn note_parameters(&mut self, rest: &[u8]) {
-        let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::SetConfig);
-        if let Some(portal) = self.portals.last()
-            && portal.script.statements.iter().any(|one| one.session.iter().any(sets))
-        {
-            custom_names(rest, &mut self.suspicion.custom);
+    /// A parameter may name the setting that set_config() will set, and the value.
+    fn note_values(&mut self, portal: &[u8], prepared: Option<&Prepared>, rest: &[u8]) {
+        let Some(noted) = self.portals.last_mut().filter(|noted| noted.name == portal) else {
+            return;
+        };
+        if !relocation::sets_by_value(&noted.script) {
+            return;
         }
+        custom_names(rest, &mut self.suspicion.custom);
+        let types = match prepared {
+            Some(prepared) => prepared.types.clone(),
+            None => self
+                .statements
+                .unnamed
+                .get()
+                .map_or_else(Bytes::new, |unnamed| Bytes::copy_from_slice(unnamed.1)),
+        };
+        let (text, values) = (noted.text.clone(), Bytes::copy_from_slice(rest));
+        noted.bound = Some(Arc::new(Bound { text, types, values }));
     }
 
     fn compose_describe(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
@@ -543,11 +563,11 @@ impl Machine {
     fn compose_execute(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
         let portal = frame::cstr(body).map(|(name, _)| name);
         let noted = self.portals.iter().find(|known| Some(&known.name[..]) == portal);
-        let Some(Portal { script, text, .. }) = noted else {
+        let Some(Portal { script, text, bound, .. }) = noted else {
             return pass(bytes, Sent::Execute, server);
         };
-        let (script, text) = (script.clone(), text.clone());
-        let tag = self.book(Book::Executed(script.clone(), text));
+        let (script, text, bound) = (script.clone(), text.clone(), bound.clone());
+        let tag = self.book(Book::Executed(script.clone(), text, bound));
         server.output.extend_from_slice(bytes);
         server.responses.expect(Sent::Execute, Some(tag));
         if let [statement] = &script.statements[..] {

@@ -288,6 +288,7 @@ impl Session {
                 Err(failure) => return self.fail(&request, &failure).await,
             }
             self.look();
+            let status = self.lease.as_ref().map(|lease| lease.responses.status());
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         }
         self.machine.furthest = None;
@@ -417,7 +418,9 @@ impl Session {
             }
             _ => {
                 let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
-                let refusals = if self.on_replica { refused_by_replica } else { |_: &[u8]| false };
+                // What keeps the session at a replica cannot be taken along.
+                let may_go = self.on_replica && self.machine.pins().is_free();
+                let refusals = if may_go { refused_by_replica } else { |_: &[u8]| false };
                 relay::exchange(&mut self.client, server, hold, refusals).await
             }
         };

@@ -392,6 +392,7 @@ impl Session {
         match question {
             Question::Furthest => self.machine.furthest = Some(self.furthest(wait).await?),
             Question::Position => self.machine.position = Some(self.position(wait).await?),
+            Question::Leaving => self.leave_replica().await?,
         }
         self.entry.slot.rests();
         Ok(())

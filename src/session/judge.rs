@@ -21,9 +21,4 @@ pub trait Judge {
     fn custom_settings(&self) -> &[Box<str>] {
         &[]
     }
-
-    /// Where a text with these facts goes inside of a transaction that is declared READ ONLY.
-    fn decide_read_only(&self, script: &Arc<Script>) -> Decision {
-        self.decide(script)
-    }
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::machine::{Machine, Phase};
+use super::machine::{Bound, Machine, Phase, Repeated};
 use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Request};
 use crate::protocol::response::{Completion, Sent};
 use crate::protocol::write;
 use crate::server::ServerConn;
-use crate::server::laid::put_literal;
+use crate::server::laid::{put_literal, statement_for};
 use crate::sql::statement::{Class, SessionEffect, Statement};
 use crate::sql::{self, Script};
 
@@ -26,6 +26,9 @@ const FOR_A_MOMENT: &[u8] = b"cw_run";
 /// Around what may fail inside the client's transaction.
 const SAVE: &[u8] = b"SAVEPOINT cw_lend";
 const UNDO: &[u8] = b"ROLLBACK TO SAVEPOINT cw_lend; RELEASE SAVEPOINT cw_lend";
+
+/// Fails in every transaction.
+const FAILS: &[u8] = b"ROLLBACK TO SAVEPOINT cw_failed";
 
 /// DISCARD ALL, apart from what it does to the settings of a start-up packet, as statements that may
 /// stand together (PostgreSQL's `DiscardAll`).
@@ -110,7 +113,7 @@ impl Machine {
         if status == b'E' {
             return;
         }
-        let in_transaction = status == b'T' || matches!(self.phase, Phase::Held { .. });
+        let in_transaction = status == b'T' || matches!(self.phase, Phase::Held(_));
         let missing = |(name, prepared): &(&Bytes, &Arc<Prepared>)| {
             prepared.by == By::Sql && server.lent.get(*name) != Some(&prepared.number)
         };
@@ -246,9 +249,15 @@ impl Machine {
                 _ => {}
             }
         }
+        let values =
+            names.iter().filter_map(|name| Some((*name, self.settings.start_value(name)?)));
+        let values: Vec<(&str, &str)> = values.collect();
+        if let [(name, value)] = values[..] {
+            // Most often no query, after which a transaction's modes could not be set any more.
+            return Some(BytesMut::from(&statement_for(name, value)[..]));
+        }
         let mut text = BytesMut::new();
-        for name in names {
-            let Some(value) = self.settings.start_value(name) else { continue };
+        for (name, value) in values {
             let before: &[u8] = if text.is_empty() { b"SELECT " } else { b", " };
             text.extend_from_slice(before);
             text.extend_from_slice(b"pg_catalog.set_config(");
@@ -324,6 +333,29 @@ enum Failing {
 pub(super) fn refuse_in_failed(server: &mut ServerConn) {
     write::parse(&mut server.output, FOR_A_MOMENT, b"SELECT", &[0, 0]);
     server.responses.expect_own(Sent::Parse, None);
+}
+
+/// Runs once more what a transaction has run elsewhere.
+pub(super) fn repeat(repeated: &Repeated, server: &mut ServerConn) {
+    match repeated {
+        Repeated::Query(text) => query(text, server),
+        Repeated::Bound(bound) => {
+            let Bound { text, types, values } = &**bound;
+            write::run_with(&mut server.output, FOR_A_MOMENT, (text, types), values);
+            for sent in RUN {
+                server.responses.expect_own(sent, None);
+            }
+            write::sync(&mut server.output);
+            server.responses.expect_own(Sent::Sync, None);
+        }
+    }
+}
+
+/// Fails the transaction, as it had failed elsewhere.
+pub(super) fn fail_quietly(server: &mut ServerConn) {
+    run(FAILS, server, Failing::Quiet);
+    write::sync(&mut server.output);
+    server.responses.expect_own(Sent::Sync, None);
 }
 
 /// Runs one statement of Causeway's own inside a pipeline. `tag` is for what is noted once it has run.

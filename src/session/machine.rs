@@ -35,22 +35,57 @@ pub(super) enum Phase {
     /// Outside of a transaction.
     Idle,
     /// Inside a transaction that no server knows of yet.
-    Held {
-        /// BEGIN and what followed it, as the client wrote them.
-        texts: Vec<Bytes>,
-        /// The modes that they ask for.
-        modes: Modes,
-    },
+    Held(Begun),
     /// Inside a transaction on the leased server.
     Open {
         /// The server is a replica.
         on_replica: bool,
+        /// On a replica, and what would begin it at another node.
+        begun: Option<Box<Begun>>,
     },
     /// Inside a transaction whose server is gone: it can only be rolled back.
     Lost {
         /// What the client hears first, if it has not heard of the loss.
         untold: Option<Box<ErrorReport>>,
     },
+}
+
+/// What a transaction begins with.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// BEGIN and what followed it, as the client wrote them.
+    pub(super) texts: Vec<Bytes>,
+    /// The modes that they ask for.
+    pub(super) modes: Modes,
+    /// What has been run since and is to be repeated where the transaction goes on.
+    pub(super) since: Vec<Repeated>,
+    /// It had failed where it was.
+    pub(super) failed: bool,
+}
+
+/// What a transaction has run, to be run once more.
+#[derive(Debug)]
+pub(super) enum Repeated {
+    /// As a simple query.
+    Query(Bytes),
+    /// By the extended protocol.
+    Bound(Arc<Bound>),
+}
+
+/// A statement with the values that were bound to it.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) text: Bytes,
+    /// The end of a Parse.
+    pub(super) types: Bytes,
+    /// The end of a Bind, behind its names.
+    pub(super) values: Bytes,
+}
+
+impl Begun {
+    pub(super) fn new(text: &[u8], modes: Modes) -> Self {
+        Self { texts: vec![Bytes::copy_from_slice(text)], modes, since: Vec::new(), failed: false }
+    }
 }
 
 /// What is to be done with a request.
@@ -75,6 +110,9 @@ pub enum Question {
     Furthest,
     /// What the session must not fall behind: [`Machine::position`].
     Position,
+    /// Whether the transaction on a replica may be ended there and be begun anew at the primary:
+    /// [`Machine::on_left_replica`], [`Machine::stay`].
+    Leaving,
 }
 
 /// What becomes of the server after an exchange.
@@ -103,8 +141,8 @@ pub(super) enum Book {
     Closed(Bytes),
     /// Close of a number at the server.
     Gone(u64),
-    /// A statement with session effects ran.
-    Executed(Arc<Script>, Bytes),
+    /// A statement with session effects ran, with values if they count.
+    Executed(Arc<Script>, Bytes, Option<Arc<Bound>>),
     /// DISCARD SEQUENCES, ahead of what moves or reads sequences.
     Discard,
     /// Something was bound that asks for the end of servers, perhaps its own.
@@ -117,6 +155,8 @@ pub(super) struct Portal {
     pub(super) name: Bytes,
     pub(super) script: Arc<Script>,
     pub(super) text: Bytes,
+    /// What was bound to it, if that is what changes the session.
+    pub(super) bound: Option<Arc<Bound>>,
 }
 
 /// One session.
@@ -124,6 +164,8 @@ pub(super) struct Portal {
 #[allow(clippy::struct_excessive_bools, reason = "independent facts of one session")]
 pub struct Machine {
     pub(super) phase: Phase,
+    /// Its transaction has failed.
+    pub(super) failed: bool,
     /// What the client has set.
     pub settings: SessionSettings,
     /// What the client has prepared.
@@ -152,6 +194,8 @@ pub struct Machine {
     pub(super) bound: bool,
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
+    /// What the statement was run with that is being taken into the books.
+    pub(super) values: Option<Arc<Bound>>,
     /// The facts and the text of the simple query under way.
     pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// Texts of the request that were looked up when it was judged, by where their frames begin.
@@ -177,6 +221,10 @@ pub struct Machine {
     pub(super) absent: Vec<Box<str>>,
     /// Of the request under way, a pipeline that goes on, all that is known are reads.
     reads_so_far: bool,
+    /// The transaction that the pipeline under way begins.
+    pub(super) beginning: Option<Box<Begun>>,
+    /// The request under way makes a portal that outlives it.
+    pub(super) makes_portal: bool,
     /// The request under way is likely to bind the session to its server.
     pub(super) settles: bool,
     /// The request under way needs servers to be closed, or changes what they begin with.
@@ -200,6 +248,7 @@ impl Machine {
     pub fn new(settings: SessionSettings, shared: Arc<Shared>, prepared_limit: usize) -> Self {
         Self {
             phase: Phase::Idle,
+            failed: false,
             settings,
             statements: Statements::default(),
             shared,
@@ -216,6 +265,7 @@ impl Machine {
             portals: Vec::new(),
             bound: false,
             pending: FxHashMap::default(),
+            values: None,
             running: None,
             judged: SmallVec::new(),
             furthest: None,
@@ -230,6 +280,8 @@ impl Machine {
             moves_sequence: false,
             absent: Vec::new(),
             reads_so_far: false,
+            beginning: None,
+            makes_portal: false,
             settles: false,
             disturbing: None,
             lists_statements: false,
@@ -300,7 +352,7 @@ impl Machine {
     pub fn client_status(&self) -> u8 {
         match self.phase {
             Phase::Idle => b'I',
-            Phase::Held { .. } | Phase::Open { .. } => b'T',
+            Phase::Held(_) | Phase::Open { .. } => b'T',
             Phase::Lost { .. } => b'E',
         }
     }
@@ -323,6 +375,7 @@ impl Machine {
         self.absent.clear();
         self.settles = false;
         self.disturbing = None;
+        self.beginning = None;
         match request.end {
             End::Terminate => return Step::Terminate,
             End::StrayCopy => return Step::Ignore,
@@ -337,6 +390,9 @@ impl Machine {
             return self.answer_lost(request, buffer, judge);
         }
         if let Some(bound) = self.bound() {
+            if self.pipeline_leaves(request, buffer, server_status, judge) {
+                return Step::Consult(Question::Leaving);
+            }
             return Step::Exchange(bound);
         }
         Step::Exchange(match request.end {
@@ -374,7 +430,7 @@ impl Machine {
 
     /// Where the session must go whatever it asks.
     fn bound(&self) -> Option<Decision> {
-        if let Phase::Open { on_replica } = self.phase {
+        if let Phase::Open { on_replica, .. } = self.phase {
             return Some(if on_replica {
                 Decision::replica(Reason::InTransactionOnReplica)
             } else {
@@ -415,15 +471,18 @@ impl Machine {
         {
             return step;
         }
+        let effective = self.effective(&script);
+        if self.leaves(&effective, server_status, judge) {
+            return Step::Consult(Question::Leaving);
+        }
         let decision = match (decision, &self.phase) {
             (Some(decision), _) => decision,
-            (None, Phase::Held { modes, .. }) => {
-                self.judge_transaction(*modes, judge.decide_read_only(&self.effective(&script)))
+            (None, Phase::Held(begun)) => {
+                self.judge_transaction(begun.modes, &effective, judge.decide(&effective))
             }
-            (None, _) => judge.decide(&self.effective(&script)),
+            (None, _) => judge.decide(&effective),
         };
         self.judged.push((0, script.clone()));
-        let effective = self.effective(&script);
         if self.note_calls(&effective, judge) {
             custom_names(text, &mut self.suspicion.custom);
         }
@@ -454,7 +513,7 @@ impl Machine {
             Fault::Refused(report) => report,
         };
         report.encode(&mut self.reply);
-        if matches!(self.phase, Phase::Held { .. }) {
+        if matches!(self.phase, Phase::Held(_)) {
             self.phase = Phase::Lost { untold: None };
         }
         Some(self.answered(Target::Proxy, Reason::ProxySet))
@@ -485,12 +544,11 @@ impl Machine {
         let free = self.pins.is_free() && server_status.is_none();
         match (&mut self.phase, &only.transaction) {
             (Phase::Idle, Some(Transaction::Begin(modes))) if free => {
-                let texts = vec![Bytes::copy_from_slice(text)];
-                self.phase = Phase::Held { texts, modes: *modes };
+                self.phase = Phase::Held(Begun::new(text, *modes));
                 write::command_complete(&mut self.reply, only.verb);
                 Some(self.answered(Target::Session, Reason::Begin))
             }
-            (Phase::Held { texts, modes }, Some(Transaction::Set(more))) => {
+            (Phase::Held(Begun { texts, modes, .. }), Some(Transaction::Set(more))) => {
                 texts.push(Bytes::copy_from_slice(text));
                 *modes = Modes {
                     read_only: more.read_only.or(modes.read_only),
@@ -500,12 +558,12 @@ impl Machine {
                 write::command_complete(&mut self.reply, "SET");
                 Some(self.answered(Target::Session, Reason::SetTransaction))
             }
-            (Phase::Held { .. }, Some(Transaction::Commit { chain: false })) => {
+            (Phase::Held(_), Some(Transaction::Commit { chain: false })) => {
                 self.phase = Phase::Idle;
                 write::command_complete(&mut self.reply, "COMMIT");
                 Some(self.answered(Target::Session, Reason::NothingToEnd))
             }
-            (Phase::Held { .. }, Some(Transaction::Rollback { chain: false })) => {
+            (Phase::Held(_), Some(Transaction::Rollback { chain: false })) => {
                 self.phase = Phase::Idle;
                 write::command_complete(&mut self.reply, "ROLLBACK");
                 Some(self.answered(Target::Session, Reason::NothingToEnd))

@@ -1,7 +1,7 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
 //! Pure: [`machine`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
-//! sockets: [`driver`], [`recovery`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
+//! sockets: [`driver`], [`recovery`], [`relocation`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
 //! [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
@@ -28,6 +28,7 @@ pub mod post;
 mod recovery;
 pub mod registry;
 pub mod relay;
+mod relocation;
 mod sequences;
 pub mod settings;
 pub mod shared;

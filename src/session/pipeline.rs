@@ -6,12 +6,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::audit::custom_names;
 use super::judge::Judge;
 use super::lend::executes_only;
-use super::machine::{Machine, Phase, Step, bind_fields, parse_fields, statement_named};
+use super::machine::{Begun, Machine, Phase, Step, bind_fields, parse_fields, statement_named};
 use super::sequences;
-use crate::protocol::request::Request;
+use crate::protocol::request::{Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::sql::Script;
@@ -40,14 +42,16 @@ impl Machine {
     ) -> Result<Decision, Step> {
         let mut verdict: Option<Decision> = None;
         let mut modes = match &self.phase {
-            Phase::Held { modes, .. } => Some(*modes),
+            Phase::Held(begun) => Some(begun.modes),
             _ => None,
         };
+        // What was parsed on the way was judged there.
+        let mut parsed: SmallVec<[&[u8]; 2]> = SmallVec::new();
         for frame in &request.frames {
             let body = frame.body(buffer);
             let script = match frame.kind {
                 b'P' => match parse_fields(body) {
-                    Some((_, text, _)) => {
+                    Some((name, text, _)) => {
                         let script = judge.script(text, self.lexis);
                         self.judged.push((frame.start, script.clone()));
                         if let [only] = &script.statements[..]
@@ -55,6 +59,7 @@ impl Machine {
                         {
                             return Err(step);
                         }
+                        parsed.push(name);
                         script
                     }
                     None => return Ok(Decision::primary(Reason::NotUnderstood)),
@@ -65,16 +70,11 @@ impl Machine {
                         _ if body.first() == Some(&b'S') => statement_named(body),
                         _ => continue,
                     };
-                    match name {
+                    match name.map(|name| (name, parsed.contains(&name))) {
                         None => return Ok(Decision::primary(Reason::NotUnderstood)),
-                        // Parsed in this pipeline, where it was judged, or before.
-                        Some(b"") if verdict.is_some() => continue,
-                        Some(b"") => match self.statements.unnamed.get() {
-                            Some((_, _, script, _)) => script.clone(),
-                            None => continue,
-                        },
-                        Some(name) => match self.statements.get(name) {
-                            Some(prepared) => prepared.script.clone(),
+                        Some((_, true)) => continue,
+                        Some((name, false)) => match self.known(name) {
+                            Some((script, _)) => script.clone(),
                             None => continue,
                         },
                     }
@@ -84,8 +84,11 @@ impl Machine {
             if let [Statement { transaction: Some(Transaction::Begin(begin)), .. }] =
                 &script.statements[..]
                 && verdict.is_none()
+                && matches!(self.phase, Phase::Idle)
             {
                 modes = Some(*begin);
+                let text = self.text_of(*frame, buffer);
+                self.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
                 continue;
             }
             if let Some(step) = self.show_position(&script) {
@@ -97,7 +100,7 @@ impl Machine {
                 self.note_absent(&script, body);
             }
             let one = match modes {
-                Some(modes) => self.judge_transaction(modes, judge.decide_read_only(&script)),
+                Some(modes) => self.judge_transaction(modes, &script, judge.decide(&script)),
                 None => judge.decide(&script),
             };
             verdict = Some(match verdict {
@@ -115,17 +118,46 @@ impl Machine {
         }))
     }
 
-    /// The transaction's place by its modes and its first statement.
-    pub(super) fn judge_transaction(&self, modes: Modes, first: Decision) -> Decision {
+    /// The facts and the text of the statement that the session knows by this name.
+    fn known(&self, name: &[u8]) -> Option<(&Arc<Script>, &[u8])> {
+        if name.is_empty() {
+            return self.statements.unnamed.get().map(|(text, _, script, _)| (script, text));
+        }
+        self.statements.get(name).map(|prepared| (&prepared.script, &prepared.text[..]))
+    }
+
+    /// The text that a Parse brings or a Bind names.
+    fn text_of<'a>(&'a self, frame: Frame, buffer: &'a [u8]) -> Option<&'a [u8]> {
+        let body = frame.body(buffer);
+        match frame.kind {
+            b'P' => parse_fields(body).map(|(_, text, _)| text),
+            b'B' => {
+                bind_fields(body).and_then(|(_, name, _)| self.known(name)).map(|known| known.1)
+            }
+            _ => None,
+        }
+    }
+
+    /// The transaction's place by its modes and its first text, which taken alone goes where `alone` says.
+    pub(super) fn judge_transaction(
+        &self,
+        modes: Modes,
+        first: &Script,
+        alone: Decision,
+    ) -> Decision {
         if modes.isolation == Some(Isolation::Serializable) {
             return Decision::primary(Reason::Serializable);
         }
         if !modes.read_only.unwrap_or(self.read_only_by_default) {
             return Decision::primary(Reason::ReadWriteTransaction);
         }
-        match first.target {
-            Target::Replica => Decision { reason: Reason::ReadOnlyTransaction, ..first },
-            _ => first,
+        let target = match alone.target {
+            Target::Session if first.statements.iter().all(is_portable) => Target::Replica,
+            target => target,
+        };
+        match target {
+            Target::Replica => Decision { target, reason: Reason::ReadOnlyTransaction, ..alone },
+            _ => alone,
         }
     }
 
@@ -202,6 +234,20 @@ fn settles(statement: &Statement) -> bool {
         )
     };
     statement.session.iter().any(binds)
+}
+
+/// Whether a statement that prepares a read-only transaction for its reads does no harm on a replica, and can be
+/// done again elsewhere.
+fn is_portable(statement: &Statement) -> bool {
+    if let Some(transaction) = &statement.transaction {
+        return matches!(transaction, Transaction::Savepoint(_));
+    }
+    let portable = |effect: &SessionEffect| match effect {
+        SessionEffect::Set { name, .. } => !name.starts_with("transaction_"),
+        SessionEffect::SetConfig | SessionEffect::Prepare(_) | SessionEffect::Deallocate(_) => true,
+        _ => false,
+    };
+    statement.understood && statement.session.iter().all(portable)
 }
 
 /// Whether a script calls what may do anything.

@@ -137,6 +137,12 @@ impl SessionSettings {
         self.current = self.floor.clone();
     }
 
+    /// The name of the transaction's last savepoint.
+    #[must_use]
+    pub fn last_savepoint(&self) -> Option<&str> {
+        self.savepoints.last().map(|(name, _)| &**name)
+    }
+
     /// SAVEPOINT succeeded.
     pub fn savepoint(&mut self, name: &str) {
         self.savepoints.push((name.into(), self.current.clone()));

@@ -10,14 +10,14 @@ use causeway::cluster::NodeId;
 use causeway::config::settings::Address;
 use causeway::net::Stream;
 use causeway::protocol::request::{Indexer, Limits};
-use causeway::protocol::response::{Piece, Progress};
+use causeway::protocol::response::{Piece, Progress, Sent};
 use causeway::protocol::{ErrorReport, frame, write};
 use causeway::routing::decision::Reason;
 use causeway::routing::{Decision, Target};
 use causeway::server::{Identity, ServerConn};
 use causeway::session::audit::Findings;
 use causeway::session::judge::Judge;
-use causeway::session::machine::{After, Machine, Step};
+use causeway::session::machine::{After, Machine, Question, Step};
 use causeway::session::settings::SessionSettings;
 use causeway::session::statements;
 use causeway::sql::statement::Class;
@@ -28,6 +28,10 @@ use proptest::prelude::*;
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts of one connection")]
 struct Model {
+    /// Some things it does not do even in a transaction that only reads.
+    standby: bool,
+    /// Its transaction only reads.
+    read_only: bool,
     in_transaction: bool,
     failed: bool,
     /// Its connection was lost: of a session that has none any more, only the end is possible.
@@ -55,6 +59,7 @@ impl Model {
 
     fn end(&mut self) {
         (self.in_transaction, self.failed, self.lost) = (false, false, false);
+        self.read_only = false;
         self.savepoints.clear();
     }
 
@@ -73,6 +78,7 @@ impl Model {
         }
         match text {
             "begin" | "begin read only" => {
+                self.read_only |= text == "begin read only";
                 self.in_transaction = true;
                 Ok("BEGIN")
             }
@@ -82,9 +88,9 @@ impl Model {
                 Ok(if failed { "ROLLBACK" } else { "COMMIT" })
             }
             "commit and chain" if self.in_transaction => {
-                let failed = self.failed;
+                let (failed, read_only) = (self.failed, self.read_only);
                 self.end();
-                self.in_transaction = true;
+                (self.in_transaction, self.read_only) = (true, read_only);
                 Ok(if failed { "ROLLBACK" } else { "COMMIT" })
             }
             "rollback" => {
@@ -95,12 +101,16 @@ impl Model {
                 self.savepoints.push("a".to_owned());
                 Ok("SAVEPOINT")
             }
+            "ROLLBACK TO SAVEPOINT cw_failed" => Err("3B001"),
             "rollback to a" if !self.savepoints.is_empty() => {
                 self.failed = false;
                 Ok("ROLLBACK")
             }
             "commit and chain" | "savepoint a" | "rollback to a" => Err("25P01"),
             "select boom()" => Err("22012"),
+            "delete from t" if self.read_only => Err("25006"),
+            "notify a" if self.standby => Err("25006"),
+            "notify a" => Ok("NOTIFY"),
             _ if text.starts_with("set ") => Ok("SET"),
             _ => Ok("SELECT 1"),
         }
@@ -233,12 +243,12 @@ struct World {
     shown: BytesMut,
 }
 
-fn server() -> (ServerConn, Model) {
+fn server(standby: bool) -> (ServerConn, Model) {
     let (near, _far) = tokio::net::UnixStream::pair().unwrap();
     let address = Address { host: "127.0.0.1".to_owned(), port: 1 };
     let identity = Identity::new(NodeId(0), address, 1, Bytes::new());
     let server = ServerConn::new(Stream::Unix(near), identity, 0, 0);
-    (server, Model::default())
+    (server, Model { standby, ..Model::default() })
 }
 
 impl World {
@@ -246,7 +256,7 @@ impl World {
         let shared = Arc::new(statements::Shared::default());
         // Few statements a server, so that some are closed to make room.
         let machine = Machine::new(SessionSettings::default(), shared, 2);
-        let servers = [Some(server()), Some(server())];
+        let servers = [Some(server(false)), Some(server(true))];
         Self { machine, servers, lent: None, shown: BytesMut::new() }
     }
 
@@ -254,11 +264,18 @@ impl World {
         let limits = Limits { message: 1 << 20, statement: 1 << 16, pipeline: 1 << 16 };
         let mut buffer = BytesMut::from(bytes);
         let mut indexer = Indexer::default();
-        while let Some(request) = indexer.index(&buffer, &limits).unwrap() {
+        let mut asked = None;
+        while let Some(request) = asked.take().or_else(|| indexer.index(&buffer, &limits).unwrap())
+        {
             let status = self.lent.map(|at| self.at(at).0.responses.status());
             match self.machine.on_request(&request, &buffer, status, &Texts) {
                 Step::Answer(_) => self.shown.extend_from_slice(&self.machine.reply),
                 Step::Exchange(decision) => self.exchange(&request, &buffer, decision),
+                Step::Consult(Question::Leaving) => {
+                    self.leave();
+                    asked = Some(request);
+                    continue;
+                }
                 step => panic!("{step:?}"),
             }
             buffer.advance(request.length);
@@ -309,6 +326,21 @@ impl World {
         self.servers[at] = Some((server, model));
     }
 
+    /// The transaction is ended on the replica, to be begun anew.
+    fn leave(&mut self) {
+        let at = self.lent.take().unwrap();
+        assert_eq!(at, 1, "only a replica is left");
+        let (mut server, mut model) = self.servers[at].take().unwrap();
+        server.responses.begin();
+        write::query(&mut server.output, b"rollback");
+        server.responses.expect_own(Sent::Query, None);
+        let shown = self.shown.len();
+        self.settle(&mut server, &mut model);
+        assert_eq!(self.shown.len(), shown, "the client sees nothing of it");
+        self.servers[at] = Some((server, model));
+        self.machine.on_left_replica();
+    }
+
     /// Sends what is composed, and shows what the client shall see of the answer.
     fn settle(&mut self, server: &mut ServerConn, model: &mut Model) {
         let sent = server.output.split();
@@ -330,7 +362,7 @@ impl World {
     fn lose(&mut self) -> bool {
         let Some(at) = self.lent.take() else { return false };
         assert_ne!(self.at(at).1.status(), b'I');
-        self.servers[at] = Some(server());
+        self.servers[at] = Some(server(at == 1));
         self.machine.on_server_lost(true);
         true
     }
@@ -359,6 +391,7 @@ fn texts() -> impl Strategy<Value = &'static str> {
         2 => Just("select boom()"),
         1 => Just("set application_name to 'a'"),
         1 => Just("set application_name to 'b'"),
+        2 => Just("notify a"),
     ]
 }
 
