@@ -16,7 +16,7 @@ use crate::protocol::request::{End, Request};
 use crate::protocol::response::{Completion, Sent};
 use crate::protocol::write;
 use crate::server::ServerConn;
-use crate::server::laid::{put_literal, statement_for};
+use crate::server::laid::statement_for;
 use crate::sql::statement::{Class, SessionEffect, Statement};
 use crate::sql::{self, Script};
 
@@ -194,8 +194,7 @@ impl Machine {
     /// The query with the start-up packet's values put back after each RESET of them.
     fn restores(&self, text: &[u8], script: &Script, server: &ServerConn) -> Option<Amended> {
         let statements = &script.statements;
-        let any = statements.iter().any(|statement| self.restoring(statement).is_some());
-        if !any {
+        if statements.iter().all(|statement| self.restoring(statement).is_empty()) {
             return None;
         }
         let mut amended = Amended { text: BytesMut::new(), completions: Vec::new() };
@@ -209,7 +208,12 @@ impl Machine {
             for part in DISCARD_ALL {
                 amended.add(part.as_bytes());
             }
-            amended.text.extend_from_slice(&self.restoring(&statements[0])?);
+            let restoring = self.restoring(&statements[0]);
+            let (last, others) = restoring.split_last()?;
+            for restore in others {
+                amended.add(restore);
+            }
+            amended.text.extend_from_slice(last);
             amended.completions.push(Completion::Said(DISCARDED));
             return Some(amended);
         }
@@ -222,7 +226,7 @@ impl Machine {
             amended.text.extend_from_slice(&text[at..range.end]);
             amended.completions.push(Completion::Shown);
             at = range.end;
-            if let Some(restore) = self.restoring(statement) {
+            for restore in self.restoring(statement) {
                 amended.text.extend_from_slice(b";");
                 amended.text.extend_from_slice(&restore);
                 amended.completions.push(Completion::Hidden);
@@ -232,9 +236,9 @@ impl Machine {
         Some(amended)
     }
 
-    /// The statement that puts back, after this one, what the start-up packet asked for: a server
+    /// The statements that put back, after this one, what the start-up packet asked for: a server
     /// does not know of it, and goes back to its own default.
-    pub(super) fn restoring(&self, statement: &Statement) -> Option<BytesMut> {
+    pub(super) fn restoring(&self, statement: &Statement) -> Vec<Bytes> {
         let mut names: Vec<&str> = Vec::new();
         for effect in &statement.session {
             match effect {
@@ -249,31 +253,17 @@ impl Machine {
                 _ => {}
             }
         }
-        let values =
-            names.iter().filter_map(|name| Some((*name, self.settings.start_value(name)?)));
-        let values: Vec<(&str, &str)> = values.collect();
-        if let [(name, value)] = values[..] {
-            // Most often no query, after which a transaction's modes could not be set any more.
-            return Some(BytesMut::from(&statement_for(name, value)[..]));
-        }
-        let mut text = BytesMut::new();
-        for (name, value) in values {
-            let before: &[u8] = if text.is_empty() { b"SELECT " } else { b", " };
-            text.extend_from_slice(before);
-            text.extend_from_slice(b"pg_catalog.set_config(");
-            put_literal(&mut text, name);
-            text.extend_from_slice(b", ");
-            put_literal(&mut text, value);
-            text.extend_from_slice(b", false)");
-        }
-        (!text.is_empty()).then_some(text)
+        // No SELECT if it can be helped: after a query a transaction's modes cannot be set any more.
+        let value = |name: &str| self.settings.start_value(name);
+        names.iter().filter_map(|name| Some(statement_for(name, value(name)?))).collect()
     }
 
     /// Runs the same as part of a pipeline.
     pub(super) fn restore(&self, statement: &Statement, server: &mut ServerConn) {
-        if let Some(text) = self.restoring(statement).filter(|_| server.responses.status() != b'E')
-        {
-            run(&text, server, Failing::Shown);
+        if server.responses.status() != b'E' {
+            for text in self.restoring(statement) {
+                run(&text, server, Failing::Shown);
+            }
         }
     }
 }

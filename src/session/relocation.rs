@@ -57,13 +57,18 @@ impl Machine {
 
     /// A statement has run that may leave something.
     pub(super) fn take_along(&mut self, statement: &Statement, text: &Bytes) {
-        let Phase::Open { begun: slot @ Some(_), .. } = &mut self.phase else { return };
+        if !matches!(self.phase, Phase::Open { begun: Some(_), .. }) {
+            return;
+        }
+        let restoring = self.restoring(statement);
+        let Phase::Open { begun: slot, .. } = &mut self.phase else { return };
         let same_settings = self.settings.current() == self.settings.committed();
         match (trace(statement, text), slot.as_mut()) {
             (Trace::None, _) => {}
             (Trace::Repeatable, Some(begun)) if !text.is_empty() => {
                 let bound = self.values.take().map(Repeated::Bound);
                 begun.since.push(bound.unwrap_or_else(|| Repeated::Query(text.clone())));
+                begun.since.extend(restoring.into_iter().map(Repeated::Query));
             }
             (Trace::Chained, Some(begun)) if same_settings => begun.since.clear(),
             _ => *slot = None,
@@ -267,7 +272,8 @@ fn trace(statement: &Statement, text: &[u8]) -> Trace {
             Transaction::Savepoint(_)
             | Transaction::Release(_)
             | Transaction::RollbackTo(_)
-            | Transaction::Set(_),
+            | Transaction::Set(_)
+            | Transaction::SetCharacteristics(_),
         ) => return Trace::Repeatable,
         Some(Transaction::Commit { chain: true } | Transaction::Rollback { chain: true }) => {
             return Trace::Chained;
@@ -278,6 +284,11 @@ fn trace(statement: &Statement, text: &[u8]) -> Trace {
         [] if matches!(statement.class, Class::Read | Class::Show) => Trace::None,
         // What else it does is harmless, or it would not have been run on a replica.
         effects if statement.class == Class::Read && only_sets(effects) => Trace::Repeatable,
+        [
+            SessionEffect::Reset(_)
+            | SessionEffect::ResetAll
+            | SessionEffect::Set { local: false, to_default: true, .. },
+        ] => Trace::Repeatable,
         [SessionEffect::Set { local: true, to_default: false, .. }]
             if sql::set_value(text, Lexis::default()).is_some() =>
         {
