@@ -50,6 +50,8 @@ pub struct ClientConn {
     pub output: BytesMut,
     /// Bytes of a frame that is passed on in parts and has not fully arrived.
     pub frame_left: usize,
+    /// How much of `input` is needed before anything of it can be passed on.
+    pub needed: usize,
     /// The request under way has been taken from the buffer already.
     pub streamed: bool,
     /// The end of the pipeline under way has been taken from the buffer.
@@ -70,6 +72,7 @@ impl ClientConn {
             input,
             output: BytesMut::new(),
             frame_left: 0,
+            needed: 0,
             streamed: false,
             sync_passed: false,
             writing: false,

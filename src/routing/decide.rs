@@ -70,6 +70,7 @@ fn judge_one(statement: &Statement, asked: &Asked<'_>) -> Decision {
 fn judge_script(script: &Script, asked: &Asked<'_>) -> Decision {
     match &script.statements[..] {
         [] => Decision::new(Target::Proxy, Reason::EmptyQuery),
+        _ if script.is_unread() => Decision::primary(Reason::StatementTooLarge),
         [one] => judge_one(one, asked),
         several => {
             let mut decisions = several.iter().map(|statement| judge_one(statement, asked));

@@ -186,8 +186,6 @@ reasons! {
     PinnedLoad = "pinned_load",
     /// The session ran code that may have changed anything.
     PinnedOpaque = "pinned_opaque",
-    /// The session ran a text that was not examined.
-    PinnedUnscanned = "pinned_unscanned",
     /// The session has prepared statements that Causeway cannot make elsewhere.
     PinnedPrepared = "pinned_prepared",
     /// The session's settings cannot be laid on another server.

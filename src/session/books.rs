@@ -125,7 +125,7 @@ impl Machine {
     pub fn on_audit(&mut self, findings: Option<Findings>, server: &mut ServerConn) -> After {
         match findings {
             Some(found) => {
-                let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load, Pin::Unscanned];
+                let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load];
                 let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
                 let mut pins = found.pins;
                 kept.for_each(|pin| pins.add(pin));
@@ -267,7 +267,7 @@ impl Machine {
         self.redefined |= matches!(statement.class, Class::Ddl);
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
-        self.suspicion.opaque |= statement.class == Class::Procedure;
+        self.suspicion.opaque |= statement.class == Class::Procedure || script.is_unread();
         for effect in &statement.session {
             self.apply_effect(effect, statement, script, text, server);
         }

@@ -268,7 +268,8 @@ impl Session {
         let status = self.lease.as_ref().map(|lease| lease.responses.status());
         self.look();
         let (input, lexis) = (&self.client.input, self.machine.lexis);
-        self.eyes.studied.study(&request, input, lexis, &self.shared.scripts).await;
+        let limit = self.limits.statement;
+        self.eyes.studied.study(&request, input, lexis, limit, &self.shared.scripts).await;
         if self.eyes.timed || self.deadlines.is_some() {
             self.on_request_time(&request);
         }

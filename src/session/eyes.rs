@@ -165,6 +165,9 @@ impl Eyes {
 
 impl Judge for Eyes {
     fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script> {
+        if text.len() > self.rules.settings.limits.statement {
+            return Arc::new(Script::unread());
+        }
         let studied = self.studied.of(text, lexis);
         studied.unwrap_or_else(|| self.shared.scripts.script(text, lexis))
     }

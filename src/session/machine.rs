@@ -407,6 +407,7 @@ impl Machine {
             },
             End::Overflow if request.frames.is_empty() => {
                 self.suspect = true;
+                self.suspicion.opaque = true;
                 Decision::primary(Reason::StatementTooLarge)
             }
             End::Overflow => Decision::primary(Reason::PipelineTooLarge),

@@ -25,15 +25,13 @@ pub enum Pin {
     Sequence = 1 << 6,
     /// A loaded library.
     Load = 1 << 7,
-    /// A text that was not examined.
-    Unscanned = 1 << 8,
     /// The server could not be asked.
-    Opaque = 1 << 9,
+    Opaque = 1 << 8,
 }
 
 impl Pin {
     /// All of them, the one that is named first where several hold first.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::SessionMode,
         Self::TempTable,
         Self::Listen,
@@ -42,7 +40,6 @@ impl Pin {
         Self::Prepared,
         Self::Sequence,
         Self::Load,
-        Self::Unscanned,
         Self::Opaque,
     ];
 
@@ -58,7 +55,6 @@ impl Pin {
             Self::Prepared => Reason::PinnedPrepared,
             Self::Sequence => Reason::PinnedSequence,
             Self::Load => Reason::PinnedLoad,
-            Self::Unscanned => Reason::PinnedUnscanned,
             Self::Opaque => Reason::PinnedOpaque,
         }
     }

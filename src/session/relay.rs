@@ -325,6 +325,7 @@ fn take_frames(
     turn: &mut Turn,
 ) -> Result<(), RelayError> {
     loop {
+        client.needed = 0;
         if client.frame_left > 0 {
             let here = client.frame_left.min(client.input.len());
             server.output.extend_from_slice(&client.input[..here]);
@@ -350,6 +351,7 @@ fn take_frames(
             let streams = matches!(header.kind, b'd' | b'F')
                 || matches!(header.kind, b'B' | b'Q') && header.length > limits.pipeline;
             if !streams || !machine.compose_head(&client.input, header, server) {
+                client.needed = header.length;
                 return Ok(());
             }
             client.frame_left = header.length - here;
@@ -417,7 +419,8 @@ async fn happen(
         }
         let room = match turn {
             Turn::Query | Turn::Answer if client.frame_left == 0 => AHEAD_MOST,
-            _ => UNSENT_MOST,
+            // What must be whole is bounded by `limits.message`.
+            _ => UNSENT_MOST.max(client.needed),
         };
         if client.input.len() < room && server.output.len() < UNSENT_MOST {
             client.input.reserve(READ_FIRST);

@@ -31,7 +31,7 @@ impl Studied {
         Some(Arc::clone(&found.2))
     }
 
-    /// Forgets the last request's texts and reads those of this one.
+    /// Forgets the last request's texts and reads those of this one, up to `limit` bytes each.
     ///
     /// # Cancel safety
     /// Safe: what is not read here, the machine reads itself.
@@ -40,11 +40,12 @@ impl Studied {
         request: &Request,
         buffer: &[u8],
         lexis: Lexis,
+        limit: usize,
         scripts: &Arc<ScriptCache>,
     ) {
         self.texts.clear();
         if request.length > LONG && matches!(request.end, End::Query | End::Sync | End::Flush) {
-            Box::pin(self.read(request, buffer, lexis, scripts)).await;
+            Box::pin(self.read(request, buffer, lexis, limit, scripts)).await;
         }
     }
 
@@ -53,6 +54,7 @@ impl Studied {
         request: &Request,
         buffer: &[u8],
         lexis: Lexis,
+        limit: usize,
         scripts: &Arc<ScriptCache>,
     ) {
         let texts = request.frames.iter().filter_map(|frame| {
@@ -63,7 +65,7 @@ impl Studied {
                 _ => None,
             }
         });
-        for text in texts.filter(|text| text.len() > LONG) {
+        for text in texts.filter(|text| (LONG + 1..=limit).contains(&text.len())) {
             let text = Bytes::copy_from_slice(text);
             let (scripts, copy) = (Arc::clone(scripts), text.clone());
             let read = tokio::task::spawn_blocking(move || scripts.script(&copy, lexis));
@@ -91,7 +93,7 @@ mod tests {
             buffer.push(0);
             let limits = Limits { message: 1 << 30, pipeline: 1 << 20, statement: 1 << 20 };
             let request = Indexer::default().index(&buffer, &limits).unwrap().unwrap();
-            studied.study(&request, &buffer, Lexis::default(), &scripts).await;
+            studied.study(&request, &buffer, Lexis::default(), limits.statement, &scripts).await;
             let found = studied.of(text.as_bytes(), Lexis::default());
             assert_eq!(found.is_some(), is_long);
             if let Some(script) = found {

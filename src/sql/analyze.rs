@@ -26,6 +26,24 @@ pub fn analyze(text: &[u8], lexis: Lexis) -> Script {
     from_normal(&normal, hints)
 }
 
+/// The shape of every text that was not read.
+const UNREAD: u128 = u128::MAX;
+
+impl Script {
+    /// What is known of a text that is too long to be read: nothing.
+    #[must_use]
+    pub fn unread() -> Self {
+        let statement = Statement { understood: false, ..classify::unknown() };
+        Self { statements: vec![statement], shape: UNREAD, ..Self::default() }
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.shape == UNREAD
+    }
+}
+
 /// The facts of a normal form.
 pub(super) fn from_normal(normal: &[u8], hints: Hints) -> Script {
     let statements = statements(normal);
