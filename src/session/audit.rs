@@ -18,18 +18,16 @@ use crate::server::laid::put_literal;
 use crate::server::{Laid, ServerConn};
 
 /// What is left of a session on its server. `pg_settings` shows every setting whose source is the
-/// session, placeholders included; role and authorization are not in it.
+/// session, placeholders included; role and authorization are not in it. Whatever is in the temporary schema depends
+/// on it, of whatever kind it is.
 const QUESTION: &[u8] = b"SELECT name, setting FROM pg_catalog.pg_settings \
 WHERE source = 'session' AND name NOT LIKE 'transaction\\_%' \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 WHERE pg_catalog.current_setting('role') <> 'none' \
 UNION ALL SELECT 'session_authorization', session_user::pg_catalog.text \
-UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class \
-WHERE relnamespace = pg_catalog.pg_my_temp_schema()) \
-UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_proc \
-WHERE pronamespace = pg_catalog.pg_my_temp_schema()) \
-UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_type \
-WHERE typnamespace = pg_catalog.pg_my_temp_schema()) \
+UNION ALL SELECT '+temp', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
+WHERE refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+AND refobjid = pg_catalog.pg_my_temp_schema()) \
 UNION ALL SELECT '+listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
 UNION ALL SELECT '+lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
