@@ -90,9 +90,7 @@ impl Machine {
                 self.suspect |= script.statements.len() > 1 && script.statements.iter().any(border);
             }
         }
-        let status = server.responses.status();
-        self.failed = status == b'E';
-        if status != b'I' {
+        if server.responses.status() != b'I' {
             return After::Keep;
         }
         self.end_transaction(server)
@@ -255,6 +253,8 @@ impl Machine {
                 Transaction::Commit { .. } | Transaction::Rollback { .. } => {
                     let commits = matches!(transaction, Transaction::Commit { .. });
                     let failed = std::mem::take(&mut self.failed);
+                    // Older minor releases do not take a COMMIT in a pipeline without BEGIN at its word.
+                    self.suspect |= matches!(self.phase, Phase::Idle) && server.responses.failed();
                     self.settings.end_transaction(commits && !failed);
                 }
                 Transaction::Release(name) => self.settings.release(name),

@@ -89,6 +89,9 @@ impl Machine {
             for repeated in &begun.since {
                 lend::repeat(repeated, server);
             }
+            if begun.seen {
+                lend::see(server);
+            }
             if begun.failed {
                 lend::fail_quietly(server);
             }
@@ -490,6 +493,10 @@ impl Machine {
             return;
         }
         custom_names(rest, &mut self.suspicion.custom);
+        if prepared.is_some_and(|prepared| prepared.by == By::Sql) {
+            // Its text is that of a PREPARE.
+            return;
+        }
         let types = match prepared {
             Some(prepared) => prepared.types.clone(),
             None => self

@@ -292,7 +292,7 @@ impl Session {
             let status = self.lease.as_ref().map(|lease| lease.responses.status());
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         }
-        self.machine.furthest = None;
+        (self.machine.furthest, self.machine.position) = (None, None);
         match step {
             Step::Consult(_) => Ok(()),
             Step::Terminate => Err(SessionEnd::Terminated),
@@ -418,7 +418,8 @@ impl Session {
                 Box::pin(self.stream(request, Turn::Answer)).await
             }
             _ => {
-                let hold = fresh && (self.on_replica || decision.reason == Reason::Read);
+                let unseen = self.on_replica && self.machine.is_unseen();
+                let hold = unseen || fresh && (self.on_replica || decision.reason == Reason::Read);
                 // What keeps the session at a replica cannot be taken along.
                 let may_go = self.on_replica && self.machine.pins().is_free();
                 let refusals = if may_go { refused_by_replica } else { |_: &[u8]| false };
@@ -472,7 +473,9 @@ impl Session {
             let report = report.clone();
             self.drop_lease();
             self.machine.on_setting_refused(&report);
-            self.machine.on_server_lost(false);
+            // A transaction that was to begin there has failed.
+            let in_transaction = self.machine.client_status() != b'I';
+            self.machine.on_server_lost(in_transaction);
             return Err(Failure::SettingUnseen(Box::new(report)));
         }
         if !std::mem::take(&mut self.client.streamed) {

@@ -176,6 +176,10 @@ impl Judge for Eyes {
         self.rules.router.decide_under(self.circumstances, script, &self.view())
     }
 
+    fn is_serializable(&self) -> bool {
+        self.options.serializable
+    }
+
     fn custom_settings(&self) -> &[Box<str>] {
         self.catalog.catalog().map_or(&[], |catalog| catalog.custom_settings())
     }

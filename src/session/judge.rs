@@ -14,6 +14,11 @@ pub trait Judge {
     /// Where a text with these facts goes, taken alone and outside of a transaction.
     fn decide(&self, script: &Arc<Script>) -> Decision;
 
+    /// Whether transactions are SERIALIZABLE unless they say otherwise, as far as the session has said so.
+    fn is_serializable(&self) -> bool {
+        false
+    }
+
     /// Whether a text with these facts may move a sequence, so that currval and lastval change.
     fn moves_sequence(&self, script: &Arc<Script>) -> bool;
 

@@ -75,7 +75,7 @@ impl Machine {
     /// Makes the statement of this name known to the server under it, inside a pipeline or before a
     /// Sync of Causeway's own.
     pub(super) fn lend(&mut self, name: &[u8], server: &mut ServerConn) {
-        if server.responses.status() == b'E' {
+        if self.fails_first(server) {
             // Nothing is prepared in a failed transaction, and the failure would be answered as well.
             return;
         }
@@ -109,11 +109,11 @@ impl Machine {
     /// its name. One that cannot be prepared any more is of no interest, so none may fail the
     /// transaction of the client's.
     pub(super) fn lend_to_functions(&mut self, server: &mut ServerConn) {
-        let status = server.responses.status();
-        if status == b'E' {
+        if self.fails_first(server) {
             return;
         }
-        let in_transaction = status == b'T' || matches!(self.phase, Phase::Held(_));
+        let in_transaction =
+            server.responses.status() == b'T' || matches!(self.phase, Phase::Held(_));
         let missing = |(name, prepared): &(&Bytes, &Arc<Prepared>)| {
             prepared.by == By::Sql && server.lent.get(*name) != Some(&prepared.number)
         };
@@ -179,7 +179,7 @@ impl Machine {
         script: &Script,
         server: &mut ServerConn,
     ) -> Option<Amended> {
-        if server.responses.status() == b'E' {
+        if self.fails_first(server) {
             return None;
         }
         let before = server.output.len();
@@ -260,7 +260,7 @@ impl Machine {
 
     /// Runs the same as part of a pipeline.
     pub(super) fn restore(&self, statement: &Statement, server: &mut ServerConn) {
-        if server.responses.status() != b'E' {
+        if !self.fails_first(server) {
             for text in self.restoring(statement) {
                 run(&text, server, Failing::Shown);
             }
@@ -339,6 +339,11 @@ pub(super) fn repeat(repeated: &Repeated, server: &mut ServerConn) {
             server.responses.expect_own(Sent::Sync, None);
         }
     }
+}
+
+/// Takes the transaction's first snapshot: its modes cannot be set any more.
+pub(super) fn see(server: &mut ServerConn) {
+    query(b"SELECT", server);
 }
 
 /// Fails the transaction, as it had failed elsewhere.

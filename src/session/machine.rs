@@ -17,6 +17,7 @@ use super::audit::{Suspicion, custom_names};
 use super::judge::Judge;
 use super::options::{self, Fault};
 use super::pins::{Pin, Pins};
+use super::relocation;
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
 use crate::cluster::Lsn;
@@ -59,6 +60,8 @@ pub(super) struct Begun {
     pub(super) modes: Modes,
     /// What has been run since and is to be repeated where the transaction goes on.
     pub(super) since: Vec<Repeated>,
+    /// It has run something that a snapshot was needed for.
+    pub(super) seen: bool,
     /// It had failed where it was.
     pub(super) failed: bool,
 }
@@ -84,7 +87,13 @@ pub(super) struct Bound {
 
 impl Begun {
     pub(super) fn new(text: &[u8], modes: Modes) -> Self {
-        Self { texts: vec![Bytes::copy_from_slice(text)], modes, since: Vec::new(), failed: false }
+        Self {
+            texts: vec![Bytes::copy_from_slice(text)],
+            modes,
+            since: Vec::new(),
+            seen: false,
+            failed: false,
+        }
     }
 }
 
@@ -223,6 +232,10 @@ pub struct Machine {
     reads_so_far: bool,
     /// The transaction that the pipeline under way begins.
     pub(super) beginning: Option<Box<Begun>>,
+    /// The request under way needs a snapshot, for all that is known.
+    pub(super) sees: bool,
+    /// The request under way would bind the session to its server.
+    pub(super) binds: bool,
     /// The request under way makes a portal that outlives it.
     pub(super) makes_portal: bool,
     /// The request under way is likely to bind the session to its server.
@@ -281,6 +294,8 @@ impl Machine {
             absent: Vec::new(),
             reads_so_far: false,
             beginning: None,
+            sees: true,
+            binds: false,
             makes_portal: false,
             settles: false,
             disturbing: None,
@@ -376,6 +391,11 @@ impl Machine {
         self.settles = false;
         self.disturbing = None;
         self.beginning = None;
+        (self.sees, self.binds) = (true, false);
+        self.failed = match &self.phase {
+            Phase::Held(begun) => begun.failed,
+            _ => server_status == Some(b'E'),
+        };
         match request.end {
             End::Terminate => return Step::Terminate,
             End::StrayCopy => return Step::Ignore,
@@ -473,14 +493,14 @@ impl Machine {
             return step;
         }
         let effective = self.effective(&script);
+        self.sees = relocation::sees_data(&effective);
+        self.binds = effective.statements.iter().any(relocation::binds);
         if self.leaves(&effective, server_status, judge) {
             return Step::Consult(Question::Leaving);
         }
         let decision = match (decision, &self.phase) {
             (Some(decision), _) => decision,
-            (None, Phase::Held(begun)) => {
-                self.judge_transaction(begun.modes, &effective, judge.decide(&effective))
-            }
+            (None, Phase::Held(begun)) => self.judge_transaction(begun.modes, &effective, judge),
             (None, _) => judge.decide(&effective),
         };
         self.judged.push((0, script.clone()));
@@ -526,15 +546,20 @@ impl Machine {
         if !script.statements.iter().any(shows) {
             return None;
         }
-        let Some(position) = self.position.take() else {
+        let Some(position) = self.position else {
             return Some(Step::Consult(Question::Position));
         };
-        if matches!(self.phase, Phase::Open { .. }) {
-            self.lend_position = Some(position);
-        } else {
-            let statement = statement_for(options::LSN, &position.to_string());
-            self.settings.set(options::LSN, statement);
-            self.settings.end_transaction(true);
+        let statement = statement_for(options::LSN, &position.to_string());
+        match &mut self.phase {
+            Phase::Open { .. } => self.lend_position = Some(position),
+            // What was set since BEGIN is not committed.
+            Phase::Held(begun) if !begun.since.is_empty() => {
+                begun.since.push(Repeated::Query(statement));
+            }
+            _ => {
+                self.settings.set(options::LSN, statement);
+                self.settings.end_transaction(true);
+            }
         }
         None
     }

@@ -12,8 +12,8 @@ use super::audit::custom_names;
 use super::judge::Judge;
 use super::lend::executes_only;
 use super::machine::{Begun, Machine, Phase, Step, bind_fields, parse_fields, statement_named};
-use super::sequences;
-use crate::protocol::request::{Frame, Request};
+use super::{relocation, sequences};
+use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::sql::Script;
@@ -47,6 +47,7 @@ impl Machine {
         };
         // What was parsed on the way was judged there.
         let mut parsed: SmallVec<[&[u8]; 2]> = SmallVec::new();
+        let mut sees = request.end != End::Sync;
         for frame in &request.frames {
             let body = frame.body(buffer);
             let script = match frame.kind {
@@ -86,21 +87,25 @@ impl Machine {
                 && verdict.is_none()
                 && matches!(self.phase, Phase::Idle)
             {
-                modes = Some(*begin);
-                let text = self.text_of(*frame, buffer);
-                self.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
+                // What is only parsed here need not be what begins it.
+                if frame.kind == b'B' || modes.is_none() {
+                    modes = Some(*begin);
+                    let text = self.text_of(*frame, buffer);
+                    self.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
+                }
                 continue;
             }
             if let Some(step) = self.show_position(&script) {
                 return Err(step);
             }
             let script = self.effective(&script);
+            sees |= relocation::sees_data(&script);
             self.note_reads(&script, judge);
             if frame.kind == b'P' {
                 self.note_absent(&script, body);
             }
             let one = match modes {
-                Some(modes) => self.judge_transaction(modes, &script, judge.decide(&script)),
+                Some(modes) => self.judge_transaction(modes, &script, judge),
                 None => judge.decide(&script),
             };
             verdict = Some(match verdict {
@@ -112,6 +117,7 @@ impl Machine {
                 Some(first) => first,
             });
         }
+        self.sees = sees;
         Ok(verdict.unwrap_or_else(|| match modes {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
@@ -138,16 +144,21 @@ impl Machine {
         }
     }
 
-    /// The transaction's place by its modes and its first text, which taken alone goes where `alone` says.
+    /// The transaction's place by its modes and its first text.
     pub(super) fn judge_transaction(
         &self,
         modes: Modes,
-        first: &Script,
-        alone: Decision,
+        first: &Arc<Script>,
+        judge: &impl Judge,
     ) -> Decision {
-        if modes.isolation == Some(Isolation::Serializable) {
+        let serializable = match modes.isolation {
+            Some(isolation) => isolation == Isolation::Serializable,
+            None => judge.is_serializable(),
+        };
+        if serializable {
             return Decision::primary(Reason::Serializable);
         }
+        let alone = judge.decide(first);
         if !modes.read_only.unwrap_or(self.read_only_by_default) {
             return Decision::primary(Reason::ReadWriteTransaction);
         }

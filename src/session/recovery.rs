@@ -81,6 +81,8 @@ impl Session {
         self.machine.on_refused(server);
         if clean {
             self.release().await;
+        } else if drained.is_ok() {
+            Box::pin(self.leave_refused()).await;
         } else {
             self.drop_lease();
         }

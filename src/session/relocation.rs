@@ -2,9 +2,10 @@
 //!
 //! PostgreSQL runs NOTIFY, LISTEN, `txid_current()` and functions of unknown effect in a read-only transaction, and a
 //! standby does not. What the transaction has read stays read: at READ COMMITTED each statement has a snapshot of its
-//! own, and the primary shows all that the replica has shown (`barrier`). What was set and which savepoints there are is
-//! said again there. Invariant: a transaction with anything that only its server has (a cursor, a portal, a value that
-//! a function set), or with one snapshot for all its statements, stays.
+//! own, and at levels above `eventual` the primary shows all that the replica has shown (`barrier`). What was set and
+//! which savepoints there are is said again there, as long as it is little. A transaction stays that has one snapshot
+//! for all its statements, or what only its server has (a cursor, a portal, settings that nobody can name); in one that
+//! stays nothing is run that would bind the session to a replica or be worth nothing there, such as an advisory lock.
 
 use std::sync::Arc;
 
@@ -18,15 +19,24 @@ use super::fresh::compose_own;
 use super::judge::Judge;
 use super::machine::{Begun, Machine, Phase, Repeated};
 use super::relay;
+use super::sequences::is_harmless;
 use super::texts::{Runs, Texts};
+use crate::protocol::ErrorReport;
 use crate::protocol::request::{End, Request};
 use crate::routing::Target;
+use crate::routing::decision::Reason;
 use crate::server::ServerConn;
-use crate::sql::statement::{Class, Lexis, SessionEffect, Statement, Transaction};
+use crate::sql::statement::{
+    Call, Class, Isolation, Lexis, Modes, SessionEffect, Statement, Transaction,
+};
 use crate::sql::{self, Script};
 
 /// How the transaction sees the database. A function, for SHOW has one column.
 const ISOLATION: &[u8] = b"SELECT 'isolation', pg_catalog.current_setting('transaction_isolation')";
+
+/// Most that is repeated elsewhere, in statements and in bytes: it is written before anything is read.
+const REPEATED_MOST: usize = 64;
+const REPEATED_BYTES: usize = 8 << 10;
 
 /// What has run in a transaction, as far as another server is concerned.
 enum Trace {
@@ -50,6 +60,9 @@ impl Machine {
             };
             self.phase = Phase::Open { on_replica, begun: begun.filter(|_| on_replica) };
         }
+        if let Phase::Open { begun: Some(begun), .. } = &mut self.phase {
+            begun.seen |= self.sees;
+        }
         if self.makes_portal {
             self.stay();
         }
@@ -61,16 +74,27 @@ impl Machine {
             return;
         }
         let restoring = self.restoring(statement);
+        // What else was set, by a function say, is on its server since the last transaction was committed.
+        let undone =
+            self.failed || matches!(statement.transaction, Some(Transaction::Rollback { .. }));
+        let unchanged = self.settings.current() == self.settings.committed() && !self.suspect;
+        let settled = undone || unchanged;
         let Phase::Open { begun: slot, .. } = &mut self.phase else { return };
-        let same_settings = self.settings.current() == self.settings.committed();
         match (trace(statement, text), slot.as_mut()) {
             (Trace::None, _) => {}
             (Trace::Repeatable, Some(begun)) if !text.is_empty() => {
                 let bound = self.values.take().map(Repeated::Bound);
                 begun.since.push(bound.unwrap_or_else(|| Repeated::Query(text.clone())));
                 begun.since.extend(restoring.into_iter().map(Repeated::Query));
+                let bytes: usize = begun.since.iter().map(Repeated::bytes).sum();
+                if begun.since.len() > REPEATED_MOST || bytes > REPEATED_BYTES {
+                    *slot = None;
+                }
             }
-            (Trace::Chained, Some(begun)) if same_settings => begun.since.clear(),
+            (Trace::Chained, Some(begun)) if settled => {
+                begun.since.clear();
+                begun.seen = false;
+            }
             _ => *slot = None,
         }
     }
@@ -87,7 +111,7 @@ impl Machine {
 
     /// The same of a pipeline. One that begins with a portal of an earlier request needs the server that has it.
     pub(super) fn pipeline_leaves(
-        &self,
+        &mut self,
         request: &Request,
         buffer: &[u8],
         server_status: Option<u8>,
@@ -97,7 +121,8 @@ impl Machine {
         if !matches!(request.end, End::Sync | End::Flush) {
             return false;
         }
-        let (mut texts, mut bound, mut leaves) = (Texts::default(), false, false);
+        let mut texts = Texts::default();
+        let (mut bound, mut leaves, mut sees) = (false, false, request.end == End::Flush);
         for frame in &request.frames {
             let of_portal = match frame.kind {
                 b'D' => frame.body(buffer).first() == Some(&b'P'),
@@ -107,18 +132,42 @@ impl Machine {
                 return false;
             }
             bound |= frame.kind == b'B';
-            if let Runs::Script(script) = texts.next(*frame, buffer, self, judge) {
-                leaves |= outlook.leaves(&script, judge);
+            match texts.next(*frame, buffer, self, judge) {
+                Runs::Nothing => {}
+                Runs::Script(script) => {
+                    leaves |= outlook.leaves(&script, judge);
+                    sees |= sees_data(&script);
+                    self.binds |= script.statements.iter().any(binds);
+                }
+                Runs::Unknown => sees = true,
             }
         }
+        self.sees = sees;
         leaves
     }
 
-    /// What a request may bring; `None` if the transaction cannot leave.
+    /// What a request may bring; `None` if its session is on no replica, or is bound to its server anyway.
     fn outlook(&self, server_status: Option<u8>) -> Option<Outlook> {
-        let may = matches!(self.phase, Phase::Open { begun: Some(_), .. });
-        let may = may && self.pins.is_free() && self.ascii_safe;
-        server_status.filter(|_| may).map(|status| Outlook { failed: status == b'E', ended: false })
+        let Phase::Open { on_replica: true, begun } = &self.phase else { return None };
+        let may = self.pins.is_free() && self.ascii_safe;
+        server_status.filter(|_| may).map(|status| Outlook {
+            movable: begun.is_some(),
+            failed: status == b'E',
+            ended: false,
+        })
+    }
+
+    /// Whether the transaction has run nothing on its replica that a snapshot was needed for: a refusal of what
+    /// comes next does not count.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        matches!(&self.phase, Phase::Open { begun: Some(begun), .. } if !begun.seen)
+    }
+
+    /// Whether the transaction has failed, or is about to be made to.
+    pub(super) fn fails_first(&self, server: &ServerConn) -> bool {
+        server.responses.status() == b'E'
+            || matches!(&self.phase, Phase::Held(begun) if begun.failed)
     }
 
     /// The transaction goes on where it is, whatever is asked of it.
@@ -128,12 +177,21 @@ impl Machine {
         }
     }
 
-    /// The transaction was rolled back on its replica, and is to be begun anew.
-    pub fn on_left_replica(&mut self) {
+    /// The transaction was rolled back on its replica, and is to be begun anew; failed, if it had failed by itself.
+    pub fn on_left_replica(&mut self, failed: bool) {
         if let Phase::Open { begun, .. } = &mut self.phase
             && let Some(begun) = begun.take()
         {
-            self.phase = Phase::Held(Begun { failed: self.failed, ..*begun });
+            self.phase = Phase::Held(Begun { failed, ..*begun });
+        }
+    }
+}
+
+impl Repeated {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Query(text) => text.len(),
+            Self::Bound(bound) => bound.text.len() + bound.types.len() + bound.values.len(),
         }
     }
 }
@@ -143,43 +201,104 @@ impl Session {
     /// statements have one snapshot.
     ///
     /// # Errors
-    /// If the replica is lost.
+    /// If the replica is lost, does not answer in time or does not let itself be asked (the client has cancelled), or
+    /// if the request must not run on a replica and the transaction cannot leave.
     pub(super) async fn leave_replica(&mut self) -> Result<(), Failure> {
+        let binds = self.machine.binds;
         let has_primary = self.shared.cluster.load().primary.is_some();
+        if binds && !has_primary {
+            return Err(self.refuse(Failure::NoPrimary));
+        }
+        let Phase::Open { begun: Some(begun), .. } = &self.machine.phase else {
+            return Err(self.refuse(cannot_bind()));
+        };
+        let (seen, limit) = (begun.seen, self.eyes.rules.settings.pool.wait);
+        let (failed, settings) = (self.machine.failed, &self.machine.settings);
         let Some(server) = self.lease.as_mut().filter(|_| has_primary) else {
             self.machine.stay();
             return Ok(());
         };
-        match may_end(server, self.machine.settings.last_savepoint()).await {
-            Ok(true) => {
-                self.machine.on_left_replica();
-                self.release().await;
+        match tokio::time::timeout(limit, may_end(server, seen, settings.last_savepoint())).await {
+            Ok(Ok(true)) => {
+                self.machine.on_left_replica(failed);
+                self.leave().await;
+                Ok(())
             }
-            Ok(false) => self.machine.stay(),
-            Err(error) => {
-                tracing::info!(%error, node = %server.identity.address, "a server was lost");
+            Ok(Ok(false)) if binds => Err(self.refuse(cannot_bind())),
+            Ok(Ok(false)) => {
+                self.machine.stay();
+                Ok(())
+            }
+            Ok(Err(AuditError::Refused(report))) => {
+                Err(self.refuse(Failure::Setting(Box::new(report))))
+            }
+            Ok(Err(_)) | Err(_) => {
+                tracing::info!(node = %server.identity.address, "a server was lost");
                 let (node, epoch) = (server.identity.node, server.epoch);
                 self.drop_lease();
                 self.shared.cluster.report_failure(node, epoch);
-                return Err(Failure::TransactionLost);
+                Err(Failure::TransactionLost)
             }
         }
-        Ok(())
+    }
+
+    /// Gives the server back on which the transaction was rolled back.
+    async fn leave(&mut self) {
+        if self.machine.suspicion.opaque {
+            // What a function did outlives the transaction.
+            return self.drop_lease();
+        }
+        if let Some(server) = self.lease.as_mut() {
+            server.set_applied(self.machine.settings.committed());
+        }
+        self.release().await;
+    }
+
+    /// A replica has refused the first statement of a transaction that needed a snapshot: it is begun anew elsewhere.
+    pub(super) async fn leave_refused(&mut self) {
+        let Some(server) = self.lease.as_mut() else { return };
+        if run(server, "ROLLBACK", b'I').await.is_ok() {
+            self.machine.on_left_replica(false);
+            self.leave().await;
+        } else {
+            self.machine.on_left_replica(false);
+            self.drop_lease();
+        }
+    }
+
+    /// The request is not run, and the transaction has failed.
+    fn refuse(&mut self, failure: Failure) -> Failure {
+        self.drop_lease();
+        failure
     }
 }
 
-/// Rolls the transaction back on its server if its statements have a snapshot each. `savepoint` is the last that it
-/// has; a failed one without can only end, and then its snapshot is of no interest.
-async fn may_end(server: &mut ServerConn, savepoint: Option<&str>) -> Result<bool, AuditError> {
-    let mut heard = BytesMut::new();
+/// In the words of a standby.
+fn cannot_bind() -> Failure {
+    let report = ErrorReport::error("25006", "cannot bind a read-only transaction's session to a replica")
+        .with_detail(
+            "The transaction reads on a replica and cannot go on at the primary, for it has one snapshot \
+             for all its statements, or a cursor.",
+        )
+        .with_hint("Take session locks, and declare cursors WITH HOLD, outside of such transactions.");
+    Failure::Setting(Box::new(report))
+}
+
+/// Rolls the transaction back on its server; if it has `seen` anything, only if its statements have a snapshot each.
+/// A failed one can tell if it has a savepoint; without one it leaves for what follows its end.
+async fn may_end(
+    server: &mut ServerConn,
+    seen: bool,
+    savepoint: Option<&str>,
+) -> Result<bool, AuditError> {
     if server.responses.status() == b'E'
-        && let Some(name) = savepoint
+        && let Some(name) = savepoint.filter(|_| seen)
     {
-        run(server, &format!("ROLLBACK TO SAVEPOINT \"{}\"", name.replace('"', "\"\"")), b'T')
-            .await?;
+        let name = name.replace('"', "\"\"");
+        run(server, &format!("ROLLBACK TO SAVEPOINT \"{name}\""), b'T').await?;
     }
-    if server.responses.status() == b'T' {
-        let rows = audit::ask(server, ISOLATION, &mut heard).await?;
+    if seen && server.responses.status() == b'T' {
+        let rows = audit::ask(server, ISOLATION, &mut BytesMut::new()).await?;
         if !rows.iter().any(|(_, level)| level.ends_with("committed")) {
             return Ok(false);
         }
@@ -203,6 +322,8 @@ async fn run(server: &mut ServerConn, text: &str, status: u8) -> Result<(), Audi
 
 /// What becomes of the transaction while a request runs.
 struct Outlook {
+    /// It may be begun anew elsewhere.
+    movable: bool,
     /// Nothing is run until it is ended or taken back.
     failed: bool,
     /// It has ended: what follows is no longer read-only.
@@ -210,7 +331,8 @@ struct Outlook {
 }
 
 impl Outlook {
-    /// Whether what comes next must run on the primary.
+    /// Whether what comes next must not run on the replica. Of what cannot leave only that which would bind the
+    /// session there.
     fn leaves(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
         let mut may = false;
         for statement in &script.statements {
@@ -222,18 +344,48 @@ impl Outlook {
                 }
                 _ if self.failed => {}
                 _ if binds(statement) => return true,
+                Some(other) if self.movable && changes_what_it_is(other, self.ended) => {
+                    return true;
+                }
+                _ if self.movable && sets_transaction(statement) => return true,
+                Some(Transaction::Prepare) => may = true,
                 _ => may |= self.ended || may_need_primary(statement, script.statements.len()),
             }
         }
-        may && judge.decide(script).target == Target::Primary
+        if !may || !self.movable {
+            return false;
+        }
+        let decision = judge.decide(script);
+        // Without a catalog nothing is known, and the transaction is where it belongs.
+        decision.target == Target::Primary && decision.reason != Reason::CatalogNotLoaded
     }
 }
 
+/// Whether a statement makes of the transaction what no standby can have; after its end, whether it begins another.
+fn changes_what_it_is(statement: &Transaction, ended: bool) -> bool {
+    let beyond = |modes: &Modes| {
+        modes.read_only == Some(false) || modes.isolation == Some(Isolation::Serializable)
+    };
+    match statement {
+        Transaction::Begin(modes) => ended || beyond(modes),
+        Transaction::Set(modes) => beyond(modes),
+        Transaction::SetSnapshot => true,
+        _ => false,
+    }
+}
+
+/// The same, said by the name of a setting.
+fn sets_transaction(statement: &Statement) -> bool {
+    let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::Set { name, .. } if name.starts_with("transaction_"));
+    statement.session.iter().any(sets)
+}
+
 /// Whether a statement, one of so many of a text, is of a kind that a read-only transaction may run on a primary
-/// and perhaps not on a standby. What PostgreSQL refuses in any such transaction need not leave.
+/// and perhaps not on a standby. What PostgreSQL refuses in any such transaction need not leave, unless a standby
+/// refuses it in other words.
 fn may_need_primary(statement: &Statement, of: usize) -> bool {
     let of_kind = match statement.class {
-        Class::Read => of == 1 || !statement.calls.is_empty(),
+        Class::Read => of == 1 || !statement.calls.iter().all(is_harmless),
         Class::Notify
         | Class::Procedure
         | Class::LockTable
@@ -245,12 +397,42 @@ fn may_need_primary(statement: &Statement, of: usize) -> bool {
     of_kind && statement.understood
 }
 
-/// Whether a statement that any node runs would keep the session at its server, which must not be a replica.
-fn binds(statement: &Statement) -> bool {
-    let binds = |effect: &SessionEffect| {
-        matches!(effect, SessionEffect::Load | SessionEffect::Declare { hold: true })
+/// Whether a statement that a standby would run keeps the session at its server, or is worth nothing there: nobody
+/// on the primary sees a lock that is taken on a replica.
+pub(super) fn binds(statement: &Statement) -> bool {
+    let lock = |call: &Call| {
+        let name = &call.name.name;
+        name.starts_with("pg_advisory_lock")
+            || name.starts_with("pg_advisory_xact_lock")
+            || name.starts_with("pg_try_advisory_")
     };
-    statement.session.iter().any(binds)
+    let binds = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Load
+                | SessionEffect::Declare { hold: true }
+                | SessionEffect::AdvisoryLock
+        )
+    };
+    statement.session.iter().any(binds) || statement.calls.iter().any(lock)
+}
+
+/// Whether running a text takes a snapshot (`PlannedStmtRequiresSnapshot`, `src/backend/tcop/pquery.c`).
+pub(super) fn sees_data(script: &Script) -> bool {
+    let sees_nothing = |statement: &Statement| {
+        let sets = |effect: &SessionEffect| {
+            matches!(
+                effect,
+                SessionEffect::Set { .. } | SessionEffect::Reset(_) | SessionEffect::ResetAll
+            )
+        };
+        statement.transaction.is_some()
+            || statement.class == Class::Show
+            || statement.class == Class::Session
+                && statement.calls.is_empty()
+                && statement.session.iter().all(sets)
+    };
+    !script.statements.iter().all(sees_nothing)
 }
 
 /// Whether what is set depends on values that may have been bound.
@@ -259,8 +441,12 @@ pub(super) fn sets_by_value(script: &Script) -> bool {
     effects.any(|effect| *effect == SessionEffect::SetConfig)
 }
 
-fn only_sets(effects: &[SessionEffect]) -> bool {
-    effects.iter().all(|effect| *effect == SessionEffect::SetConfig)
+/// Whether a read does nothing but set to what stands in it or was bound to it.
+fn only_sets(statement: &Statement) -> bool {
+    statement.class == Class::Read
+        && statement.relations.is_empty()
+        && statement.calls.iter().all(|call| &*call.name.name == "set_config")
+        && statement.session.iter().all(|effect| *effect == SessionEffect::SetConfig)
 }
 
 fn trace(statement: &Statement, text: &[u8]) -> Trace {
@@ -282,8 +468,7 @@ fn trace(statement: &Statement, text: &[u8]) -> Trace {
     }
     match &statement.session[..] {
         [] if matches!(statement.class, Class::Read | Class::Show) => Trace::None,
-        // What else it does is harmless, or it would not have been run on a replica.
-        effects if statement.class == Class::Read && only_sets(effects) => Trace::Repeatable,
+        [_, ..] if only_sets(statement) => Trace::Repeatable,
         [
             SessionEffect::Reset(_)
             | SessionEffect::ResetAll

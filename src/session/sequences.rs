@@ -60,7 +60,7 @@ impl Machine {
         server: &mut ServerConn,
         judge: &impl Judge,
     ) {
-        if self.owns_sequences(server) || server.responses.status() == b'E' {
+        if self.owns_sequences(server) || self.fails_first(server) {
             return;
         }
         let moves = judge.moves_sequence(script);

@@ -331,6 +331,7 @@ impl World {
         let at = self.lent.take().unwrap();
         assert_eq!(at, 1, "only a replica is left");
         let (mut server, mut model) = self.servers[at].take().unwrap();
+        let failed = server.responses.status() == b'E';
         server.responses.begin();
         write::query(&mut server.output, b"rollback");
         server.responses.expect_own(Sent::Query, None);
@@ -338,7 +339,7 @@ impl World {
         self.settle(&mut server, &mut model);
         assert_eq!(self.shown.len(), shown, "the client sees nothing of it");
         self.servers[at] = Some((server, model));
-        self.machine.on_left_replica();
+        self.machine.on_left_replica(failed);
     }
 
     /// Sends what is composed, and shows what the client shall see of the answer.
