@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
-use causeway::cluster::NodeId;
+use causeway::cluster::{Lsn, NodeId};
 use causeway::config::settings::Address;
 use causeway::net::Stream;
 use causeway::protocol::request::{Indexer, Limits};
@@ -473,6 +473,27 @@ proptest! {
             });
         }
     }
+}
+
+/// The position is asked once for a request, however often the request shows it.
+#[test]
+fn a_position_that_is_shown_twice_is_asked_once() {
+    let shared = Arc::new(statements::Shared::default());
+    let mut machine = Machine::new(SessionSettings::default(), shared, 2);
+    let mut buffer = BytesMut::new();
+    for _ in 0..2 {
+        write::parse(&mut buffer, b"", b"SHOW causeway.lsn", &[0, 0]);
+        write::message(&mut buffer, b'B', |body| body.extend_from_slice(&[0; 8]));
+        write::message(&mut buffer, b'E', |body| body.extend_from_slice(&[0; 5]));
+    }
+    write::sync(&mut buffer);
+    let limits = Limits { message: 1 << 20, statement: 1 << 16, pipeline: 1 << 16 };
+    let request = Indexer::default().index(&buffer, &limits).unwrap().unwrap();
+    let step = machine.on_request(&request, &buffer, None, &Texts);
+    assert_eq!(step, Step::Consult(Question::Position));
+    machine.position = Some(Lsn(7));
+    let step = machine.on_request(&request, &buffer, None, &Texts);
+    assert!(matches!(step, Step::Exchange(_)), "{step:?}");
 }
 
 /// Types, tags, SQLSTATEs and states of messages.
