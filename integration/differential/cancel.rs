@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::{two_servers, world};
 use crate::harness::{Proxy, SOON, shared_cluster};
-use crate::wire::{Wire, query, read_to_end};
+use crate::wire::{Wire, frame, query, read_to_end};
 
 /// A session with its key.
 async fn login(proxy: &Proxy, database: &str, minor: u16) -> (Wire, Bytes) {
@@ -102,4 +102,95 @@ async fn who_waits_for_a_server_is_cancelled_and_nobody_else() {
         holder.ask("ROLLBACK").await;
     }
     assert_eq!(waiting.0.ask("INSERT INTO w VALUES (2)").await, "CZ");
+}
+
+/// The process id that a session was told.
+fn process_id(session: &(Wire, Bytes)) -> i32 {
+    i32::from_be_bytes(session.1[..4].try_into().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_ended_by_the_process_id_that_it_was_told() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let proxy = Proxy::start(cluster, &two_servers()).await;
+    proxy.await_catalog(cluster, &database).await;
+    let mut killer = Wire::login(&proxy, &database).await;
+    for (before, answer) in [
+        (&[][..], ""),
+        (&["SELECT 1"], "TDCZ"),
+        (&["BEGIN", "INSERT INTO w VALUES (7)"], "CZ"),
+        (&["BEGIN READ ONLY", "SELECT n FROM t WHERE n = 1"], "TDCZ"),
+        (&["CREATE TEMP TABLE tt (n int)"], "CZ"),
+    ] {
+        let mut victim = login(&proxy, &database, 0).await;
+        let mut last = String::new();
+        for text in before {
+            last = victim.0.ask(text).await;
+        }
+        assert_eq!(last, answer, "{before:?}");
+        let id = process_id(&victim);
+        killer.ask("SET ROLE diff_b").await;
+        let answer = killer.ask(&format!("SELECT pg_terminate_backend({id})")).await;
+        assert_eq!(answer, "TEZ", "not everybody may, after {before:?}");
+        killer.ask("RESET ROLE").await;
+        assert_eq!(victim.0.ask("SELECT 1").await, "TDCZ", "it goes on after {before:?}");
+        let sent = frame(b'P', b"\0SELECT pg_terminate_backend($1)\0\0\0");
+        let value = id.to_string();
+        let mut bind = BytesMut::from(&b"\0\0\0\0\0\x01"[..]);
+        bind.put_u32(u32::try_from(value.len()).unwrap());
+        bind.put_slice(value.as_bytes());
+        bind.put_slice(b"\0\0");
+        let whole = [sent, frame(b'B', &bind), frame(b'E', &[0; 5]), frame(b'S', &[])].concat();
+        killer.send(&whole).await;
+        assert_eq!(killer.until_ready().await.0, "12DCZ", "no warning after {before:?}");
+        let heard = read_to_end(&mut victim.0.stream, SOON).await;
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        assert!(heard.contains("57P01"), "{heard:?} after {before:?}");
+        // Its client hears of its end a moment before it has ended.
+        let mut again = String::new();
+        for _ in 0..50 {
+            again = killer.ask(&format!("SELECT pg_terminate_backend({id})")).await;
+            if again != "TDCZ" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(again == "NTDCZ" || again == "TNDCZ", "{again}: nobody is there any more");
+    }
+    assert_eq!(killer.ask("SELECT n FROM w WHERE n = 7").await, "TCZ", "it was rolled back");
+
+    let mut own = login(&proxy, &database, 0).await;
+    let text = format!("SELECT pg_terminate_backend({})", process_id(&own));
+    own.0.send(&query(&text)).await;
+    let heard = read_to_end(&mut own.0.stream, SOON).await;
+    assert!(String::from_utf8_lossy(&heard).contains("57P01"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_cancelled_by_the_process_id_that_it_was_told() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let proxy = Proxy::start(cluster, &two_servers()).await;
+    proxy.await_catalog(cluster, &database).await;
+    let mut canceller = Wire::login(&proxy, &database).await;
+    let mut session = login(&proxy, &database, 0).await;
+    for text in ["SELECT pg_sleep(60)", "INSERT INTO w SELECT 1 FROM pg_sleep(60)"] {
+        session.0.send(&query(text)).await;
+        let ask = format!("SELECT pg_cancel_backend({})", process_id(&session));
+        let mut kinds = String::new();
+        while kinds.is_empty() {
+            // It may come before the query does, and then does nothing.
+            assert_eq!(canceller.ask(&ask).await, "TDCZ");
+            let wait = Duration::from_millis(300);
+            if let Ok(header) = tokio::time::timeout(wait, session.0.header()).await {
+                let (kind, length) = header.unwrap();
+                kinds.push(char::from(kind));
+                session.0.skip(length).await;
+            }
+        }
+        kinds.push_str(&session.0.until_ready().await.0);
+        assert!(kinds.ends_with("EZ"), "{kinds} after {text}");
+        assert_eq!(session.0.ask("SELECT 1").await, "TDCZ");
+    }
 }

@@ -64,7 +64,8 @@ reasons! {
     // To a replica.
     /// A read of which every part is known to be safe on a replica.
     Read = "read",
-    /// A statement of a transaction that declared itself READ ONLY.
+    /// The first statement of a transaction that declared itself READ ONLY: a read, or what prepares for
+    /// one (SET, `set_config()`, SAVEPOINT, PREPARE, DEALLOCATE).
     ReadOnlyTransaction = "read_only_transaction",
     /// A hint in the statement asked for a replica.
     HintReplica = "hint_replica",
@@ -162,7 +163,8 @@ reasons! {
     // To the node that the session is bound to.
     /// A statement of a transaction that is open on the primary.
     InTransaction = "in_transaction",
-    /// A statement of a transaction that is open on a replica.
+    /// A statement of a transaction that is open on a replica. One that must not run there takes the
+    /// transaction to the primary, under its own reason.
     InTransactionOnReplica = "in_transaction_on_replica",
     /// The first statement of a transaction that may write.
     ReadWriteTransaction = "read_write_transaction",

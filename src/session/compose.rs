@@ -138,7 +138,8 @@ impl Machine {
 
     /// Inside a transaction `causeway.lsn` is set for that transaction only.
     fn lend_position(&mut self, server: &mut ServerConn) {
-        let Some(position) = self.lend_position.take() else { return };
+        let lends = std::mem::take(&mut self.lends_position);
+        let Some(position) = self.position.filter(|_| lends) else { return };
         if server.responses.status() == b'T' {
             let text = format!(
                 "SELECT pg_catalog.set_config('{}', '{position}', true)",

@@ -30,6 +30,7 @@ use crate::client::ClientConn;
 use crate::cluster::NodeId;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Limits, Request};
+use crate::protocol::response::Responses;
 use crate::protocol::{ErrorReport, write};
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
@@ -98,6 +99,8 @@ impl Session {
     ) -> Self {
         let eyes = Eyes::new(shared.clone(), account.clone(), machine.settings.current());
         let limits = Shared::request_limits(&eyes.rules.settings.limits);
+        // A session has one account for good.
+        let _ = entry.slot.account.set(account.clone());
         Self {
             shared,
             worker,
@@ -190,6 +193,9 @@ impl Session {
             self.on_silence();
         }
         loop {
+            if self.entry.slot.is_ended() {
+                return Err(SessionEnd::Drained);
+            }
             if let Some(request) = self.client.buffered_request(&self.limits)? {
                 return Ok(request);
             }
@@ -198,10 +204,12 @@ impl Session {
                 continue;
             }
             let may_end = self.machine.is_idle();
-            let client = &mut self.client;
+            let (client, slot) = (&mut self.client, &self.entry.slot);
             client.rest();
             let read = poll_fn(|cx| match client.poll_read(cx) {
-                Poll::Pending if may_end && post.is_draining() => Poll::Ready(None),
+                Poll::Pending if may_end && post.is_draining() || slot.is_ended() => {
+                    Poll::Ready(None)
+                }
                 read => read.map(Some),
             });
             tokio::select! {
@@ -229,7 +237,7 @@ impl Session {
         }
         let Some(lease) = self.lease.as_mut() else { return Ok(()) };
         let may_end = self.machine.is_idle();
-        let client = &mut self.client;
+        let (client, slot) = (&mut self.client, &self.entry.slot);
         let spoke = poll_fn(|cx| {
             if let Poll::Ready(read) = client.poll_read(cx) {
                 return Poll::Ready(Spoke::Client(read));
@@ -237,7 +245,7 @@ impl Session {
             if let Poll::Ready(heard) = lease.poll_hear(cx) {
                 return Poll::Ready(Spoke::Server(heard));
             }
-            let ends = may_end && post.is_draining();
+            let ends = may_end && post.is_draining() || slot.is_ended();
             if ends { Poll::Ready(Spoke::End(SessionEnd::Drained)) } else { Poll::Pending }
         });
         let spoke = tokio::select! {
@@ -274,6 +282,7 @@ impl Session {
             self.on_request_time(&request);
         }
         let began = Instant::now();
+        (self.machine.furthest, self.machine.position) = (None, None);
         let mut step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         loop {
             let known = match step {
@@ -292,7 +301,6 @@ impl Session {
             let status = self.lease.as_ref().map(|lease| lease.responses.status());
             step = self.machine.on_request(&request, &self.client.input, status, &self.eyes);
         }
-        (self.machine.furthest, self.machine.position) = (None, None);
         match step {
             Step::Consult(_) => Ok(()),
             Step::Terminate => Err(SessionEnd::Terminated),
@@ -400,6 +408,10 @@ impl Session {
             self.machine.compose_prefix(server, self.entry.process_id);
         }
         let misplaced = fresh && self.misplace_check();
+        let mut signals = None;
+        if self.machine.signal.is_some() {
+            signals = Box::pin(self.stand_in(request)).await;
+        }
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);
         if misplaced {
@@ -436,6 +448,10 @@ impl Session {
             }
             other => other,
         };
+        if let Some(signals) = signals {
+            let responses = self.lease.as_ref().map(|lease| &lease.responses);
+            signals.answered(responses.is_none_or(Responses::failed));
+        }
         match outcome {
             Ok(Outcome::Refused) => Box::pin(self.on_refused()).await,
             Ok(_) => self.on_ready(request).await,

@@ -36,7 +36,7 @@ pub(super) enum Phase {
     /// Outside of a transaction.
     Idle,
     /// Inside a transaction that no server knows of yet.
-    Held(Begun),
+    Held(Box<Begun>),
     /// Inside a transaction on the leased server.
     Open {
         /// The server is a replica.
@@ -95,6 +95,15 @@ impl Begun {
             failed: false,
         }
     }
+}
+
+/// What a request asks for that hits servers, named by process id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// `pg_terminate_backend`
+    Terminate,
+    /// `pg_cancel_backend`
+    Cancel,
 }
 
 /// What is to be done with a request.
@@ -213,8 +222,8 @@ pub struct Machine {
     pub furthest: Option<Lsn>,
     /// What the session must not fall behind, for the request under way, if that was asked.
     pub position: Option<Lsn>,
-    /// `causeway.lsn`, to be lent to the server inside a transaction.
-    pub(super) lend_position: Option<Lsn>,
+    /// It is to be lent to the server inside a transaction, as `causeway.lsn`.
+    pub(super) lends_position: bool,
     /// What is answered without a server.
     pub reply: BytesMut,
     pub(super) lexis: Lexis,
@@ -236,6 +245,8 @@ pub struct Machine {
     pub(super) sees: bool,
     /// The request under way would bind the session to its server.
     pub(super) binds: bool,
+    /// The request under way sends this.
+    pub(super) signal: Option<Signal>,
     /// The request under way makes a portal that outlives it.
     pub(super) makes_portal: bool,
     /// The request under way is likely to bind the session to its server.
@@ -283,7 +294,7 @@ impl Machine {
             judged: SmallVec::new(),
             furthest: None,
             position: None,
-            lend_position: None,
+            lends_position: false,
             reply: BytesMut::new(),
             lexis: Lexis::default(),
             ascii_safe: true,
@@ -296,6 +307,7 @@ impl Machine {
             beginning: None,
             sees: true,
             binds: false,
+            signal: None,
             makes_portal: false,
             settles: false,
             disturbing: None,
@@ -392,6 +404,7 @@ impl Machine {
         self.disturbing = None;
         self.beginning = None;
         (self.sees, self.binds) = (true, false);
+        self.signal = None;
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),
@@ -551,7 +564,7 @@ impl Machine {
         };
         let statement = statement_for(options::LSN, &position.to_string());
         match &mut self.phase {
-            Phase::Open { .. } => self.lend_position = Some(position),
+            Phase::Open { .. } => self.lends_position = true,
             // What was set since BEGIN is not committed.
             Phase::Held(begun) if !begun.since.is_empty() => {
                 begun.since.push(Repeated::Query(statement));
@@ -570,11 +583,12 @@ impl Machine {
         let free = self.pins.is_free() && server_status.is_none();
         match (&mut self.phase, &only.transaction) {
             (Phase::Idle, Some(Transaction::Begin(modes))) if free => {
-                self.phase = Phase::Held(Begun::new(text, *modes));
+                self.phase = Phase::Held(Box::new(Begun::new(text, *modes)));
                 write::command_complete(&mut self.reply, only.verb);
                 Some(self.answered(Target::Session, Reason::Begin))
             }
-            (Phase::Held(Begun { texts, modes, .. }), Some(Transaction::Set(more))) => {
+            (Phase::Held(begun), Some(Transaction::Set(more))) => {
+                let Begun { texts, modes, .. } = &mut **begun;
                 texts.push(Bytes::copy_from_slice(text));
                 *modes = Modes {
                     read_only: more.read_only.or(modes.read_only),

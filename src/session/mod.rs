@@ -1,7 +1,7 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
 //! Pure: [`machine`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
-//! sockets: [`driver`], [`recovery`], [`relocation`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
+//! sockets: [`driver`], [`recovery`], [`relocation`], [`signal`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
 //! [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
@@ -33,6 +33,7 @@ mod sequences;
 pub mod settings;
 pub mod shared;
 pub mod sight;
+mod signal;
 pub mod statements;
 pub mod study;
 mod texts;

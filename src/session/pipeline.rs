@@ -11,7 +11,9 @@ use smallvec::SmallVec;
 use super::audit::custom_names;
 use super::judge::Judge;
 use super::lend::executes_only;
-use super::machine::{Begun, Machine, Phase, Step, bind_fields, parse_fields, statement_named};
+use super::machine::{
+    Begun, Machine, Phase, Signal, Step, bind_fields, parse_fields, statement_named,
+};
 use super::{relocation, sequences};
 use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
@@ -219,11 +221,18 @@ impl Machine {
             self.disturbing = Some(script.clone());
         }
         self.reads_sequence |= sequences::reads(script);
-        self.lists_statements |= script.statements.iter().any(|statement| {
+        for statement in &script.statements {
             let view = |name: &Name| &*name.name == "pg_prepared_statements";
-            let function = |call: &Call| &*call.name.name == "pg_prepared_statement";
-            statement.relations.iter().any(view) || statement.calls.iter().any(function)
-        });
+            self.lists_statements |= statement.relations.iter().any(view);
+            for call in &statement.calls {
+                match &*call.name.name {
+                    "pg_prepared_statement" => self.lists_statements = true,
+                    "pg_terminate_backend" => self.signal = Some(Signal::Terminate),
+                    "pg_cancel_backend" => self.signal = Some(Signal::Cancel),
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// What a request does to servers that are not its own: the facts of the text that does it.

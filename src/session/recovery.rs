@@ -49,6 +49,7 @@ impl Session {
             report.sqlstate == PROTOCOL_VIOLATION
                 || ran.ends_servers()
                 || self.machine.has_ended_servers()
+                || self.entry.slot.is_ending()
                 || is_for_silence(report) && (!fresh || pinned)
         }) {
             // The client's own doing.
@@ -138,7 +139,8 @@ impl Session {
         let report = responses.and_then(|responses| responses.last_error().cloned());
         let body = responses.map_or_else(Box::default, |said| Box::from(said.last_words()));
         self.drop_lease();
-        if let Some(said) = report.clone().filter(is_for_silence) {
+        let ends = |said: &ErrorReport| is_for_silence(said) || self.entry.slot.is_ending();
+        if let Some(said) = report.clone().filter(ends) {
             return Err(SessionEnd::Ended { said: Box::new(said), body });
         }
         if self.machine.is_idle() {

@@ -5,8 +5,8 @@
 //! given back (see [`Identity`]).
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
 
 use crate::cluster::NodeId;
+use crate::pool::Account;
 use crate::server::cancel;
 use crate::server::{Identity, Silence};
 
@@ -30,7 +31,7 @@ const SECRET_3_2: usize = 32;
 
 /// The most that a process id can be on Linux (`PID_MAX_LIMIT`). Sessions have theirs above it: who hands
 /// one to `pg_terminate_backend` must not end somebody else's server.
-const LAST_OF_SERVERS: i32 = 1 << 22;
+pub(super) const LAST_OF_SERVERS: i32 = 1 << 22;
 
 /// What a session is doing that could be cancelled.
 #[derive(Debug, Default)]
@@ -56,7 +57,18 @@ pub struct Slot {
     pub cancelled: Notify,
     /// Wakes the session's task, wherever it waits.
     waker: Mutex<Option<Waker>>,
+    /// Whose it is.
+    pub account: OnceLock<Arc<Account>>,
+    /// Whether somebody has ended it (`pg_terminate_backend`): [`GOES_ON`] and so on.
+    ending: AtomicU8,
 }
+
+/// Nobody has ended the session.
+const GOES_ON: u8 = 0;
+/// A server was asked to; if the session's server goes now, that is why.
+const MAY_END: u8 = 1;
+/// Somebody has.
+const ENDED: u8 = 2;
 
 impl Slot {
     /// The session waits for a server.
@@ -126,6 +138,45 @@ impl Slot {
         }
     }
 
+    /// The server of this node that is at work for the session.
+    #[must_use]
+    pub fn server_at(&self, node: NodeId) -> Option<Arc<Identity>> {
+        match &*self.doing.lock() {
+            Doing::Served(server) if server.node == node => Some(server.clone()),
+            _ => None,
+        }
+    }
+
+    /// A server is asked to end the session's.
+    pub fn may_end(&self) {
+        self.ending.store(MAY_END, Ordering::Release);
+    }
+
+    /// It has refused.
+    pub fn goes_on(&self) {
+        self.ending.store(GOES_ON, Ordering::Release);
+    }
+
+    /// The session is to end, as soon as it is not waiting for a server any more.
+    pub fn end(&self) {
+        self.ending.store(ENDED, Ordering::Release);
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.ending.load(Ordering::Acquire) == ENDED
+    }
+
+    /// Whether the session's server was or is being ended for the session's sake.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire) != GOES_ON
+    }
+
     /// Ends a wait for a server.
     pub fn stop_waiting(&self) {
         if matches!(&*self.doing.lock(), Doing::Waiting | Doing::WaitingAt(_)) {
@@ -186,6 +237,12 @@ impl Registry {
         sessions.by_process_id.insert(process_id, (secret.clone(), slot.clone()));
         drop(sessions);
         Entry { registry: self.clone(), process_id, secret, slot }
+    }
+
+    /// What the session of this process id is doing.
+    #[must_use]
+    pub fn slot_of(&self, process_id: i32) -> Option<Arc<Slot>> {
+        self.0.lock().by_process_id.get(&process_id).map(|(_, slot)| slot.clone())
     }
 
     /// A node has fallen silent: every session that waits for it, or for one of its servers, is told.

@@ -17,7 +17,7 @@ use super::driver::Session;
 use super::failure::Failure;
 use super::fresh::compose_own;
 use super::judge::Judge;
-use super::machine::{Begun, Machine, Phase, Repeated};
+use super::machine::{Machine, Phase, Repeated};
 use super::relay;
 use super::sequences::is_harmless;
 use super::texts::{Runs, Texts};
@@ -55,7 +55,7 @@ impl Machine {
     pub(super) fn open(&mut self, on_replica: bool) {
         if !matches!(self.phase, Phase::Open { .. }) {
             let begun = match std::mem::replace(&mut self.phase, Phase::Idle) {
-                Phase::Held(begun) => Some(Box::new(begun)),
+                Phase::Held(begun) => Some(begun),
                 _ => self.beginning.take(),
             };
             self.phase = Phase::Open { on_replica, begun: begun.filter(|_| on_replica) };
@@ -180,9 +180,10 @@ impl Machine {
     /// The transaction was rolled back on its replica, and is to be begun anew; failed, if it had failed by itself.
     pub fn on_left_replica(&mut self, failed: bool) {
         if let Phase::Open { begun, .. } = &mut self.phase
-            && let Some(begun) = begun.take()
+            && let Some(mut begun) = begun.take()
         {
-            self.phase = Phase::Held(Begun { failed, ..*begun });
+            begun.failed = failed;
+            self.phase = Phase::Held(begun);
         }
     }
 }

@@ -1,0 +1,261 @@
+//! `pg_terminate_backend()` and `pg_cancel_backend()` of a session, by the process id that its client was told.
+//!
+//! That id is no server's. Where a statement names it, a server's stands in for it in the request, in as many bytes:
+//! that of the server at work for the session, or of another that was opened as its user. So PostgreSQL judges, as ever,
+//! who may do this, and its answer is the client's. When it has said yes, the session itself is ended, or what it waits
+//! for cancelled. A server that stood in is closed: what was meant for the session must not hit the next one it serves.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+
+use super::driver::Session;
+use super::machine::{Signal, bind_fields};
+use super::registry::{LAST_OF_SERVERS, Slot, carry_out};
+use crate::pool::{Lease, pool::Wish};
+use crate::protocol::request::{Frame, Request};
+use crate::server::Identity;
+
+/// How long a server is waited for that could stand in. Without one PostgreSQL says that it knows no such process.
+const STAND_IN_WAIT: Duration = Duration::from_secs(2);
+
+/// A session that a request names, and the server that stands in for it.
+#[derive(Debug)]
+struct Named {
+    slot: Arc<Slot>,
+    stands_in: StandIn,
+}
+
+#[derive(Debug)]
+enum StandIn {
+    /// The server at work for it; it serves nobody else meanwhile.
+    Own(Held),
+    /// Another, leased for this.
+    Other(Lease),
+    /// The one that runs the request.
+    Runs,
+}
+
+/// A server that is not given back while this lives.
+#[derive(Debug)]
+struct Held(Arc<Identity>);
+
+impl Held {
+    fn new(server: Arc<Identity>) -> Self {
+        server.cancel_sent();
+        Self(server)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.cancel_delivered();
+    }
+}
+
+/// What is to be done when the server has answered.
+#[derive(Debug)]
+pub(super) struct Signals {
+    signal: Signal,
+    named: Vec<Named>,
+}
+
+impl Session {
+    /// Puts servers' process ids in the place of sessions' in the request under way, which is about to be composed for
+    /// the leased server.
+    pub(super) async fn stand_in(&mut self, request: &Request) -> Option<Box<Signals>> {
+        let signal = self.machine.signal?;
+        let mut signals = Signals { signal, named: Vec::new() };
+        for place in places(request, &self.client.input) {
+            let Some(slot) = self.shared.registry.slot_of(place.process_id) else { continue };
+            let Some((stands_in, process_id)) = self.find_stand_in(&slot).await else { continue };
+            place.put(process_id, &mut self.client.input);
+            if signal == Signal::Terminate {
+                slot.may_end();
+            }
+            signals.named.push(Named { slot, stands_in });
+        }
+        (!signals.named.is_empty()).then(|| Box::new(signals))
+    }
+
+    async fn find_stand_in(&self, slot: &Arc<Slot>) -> Option<(StandIn, i32)> {
+        let here = &self.lease.as_ref()?.identity;
+        if Arc::ptr_eq(slot, &self.entry.slot) {
+            return Some((StandIn::Runs, here.process_id));
+        }
+        if let Some(server) = slot.server_at(here.node) {
+            let process_id = server.process_id;
+            return Some((StandIn::Own(Held::new(server)), process_id));
+        }
+        let account = slot.account.get()?;
+        let (pool, epoch) = {
+            let topology = self.shared.cluster.load();
+            (account.pool(here.node, &topology), topology.node(here.node).epoch)
+        };
+        let wish = Wish::default();
+        let leased =
+            tokio::time::timeout(STAND_IN_WAIT, pool.lease(self.worker, epoch, &wish)).await;
+        let mut lease = leased.ok()?.ok()?;
+        lease.spoiled = true;
+        let process_id = lease.identity.process_id;
+        Some((StandIn::Other(lease), process_id))
+    }
+}
+
+impl Signals {
+    /// The server has answered. If it has not `refused`, it has sent the signal.
+    pub(super) fn answered(self, refused: bool) {
+        for Named { slot, stands_in } in self.named {
+            if refused {
+                slot.goes_on();
+                continue;
+            }
+            match (self.signal, stands_in) {
+                (Signal::Terminate, StandIn::Own(held)) => {
+                    slot.end();
+                    drop(held);
+                }
+                (Signal::Cancel, StandIn::Own(held)) => drop(held),
+                (_, StandIn::Runs) => {}
+                (signal, StandIn::Other(lease)) => {
+                    if signal == Signal::Terminate {
+                        slot.end();
+                    }
+                    drop(lease);
+                    if let Some(server) = slot.begin_cancel(false) {
+                        tokio::spawn(async move { carry_out(&server).await });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a request names a session's process id.
+struct Place {
+    at: Range<usize>,
+    binary: bool,
+    process_id: i32,
+}
+
+impl Place {
+    fn put(&self, process_id: i32, buffer: &mut [u8]) {
+        let place = &mut buffer[self.at.clone()];
+        if self.binary {
+            place.copy_from_slice(&process_id.to_be_bytes());
+        } else {
+            // Servers' are not longer.
+            let text = format!("{process_id:>width$}", width = place.len());
+            if text.len() == place.len() {
+                place.copy_from_slice(text.as_bytes());
+            }
+        }
+    }
+}
+
+fn places(request: &Request, buffer: &[u8]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for frame in &request.frames {
+        match frame.kind {
+            b'Q' | b'P' => numbers(buffer, frame.start..frame.end, &mut places),
+            b'B' => values(*frame, buffer, &mut places),
+            _ => {}
+        }
+    }
+    places
+}
+
+/// Numbers in a text that may be sessions' process ids.
+fn numbers(buffer: &[u8], range: Range<usize>, places: &mut Vec<Place>) {
+    let mut at = range.start;
+    while at < range.end {
+        let rest = &buffer[at..range.end];
+        let word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
+        let length = rest.iter().position(|byte| !word(byte)).unwrap_or(rest.len());
+        let number = std::str::from_utf8(&rest[..length]).ok().and_then(|word| word.parse().ok());
+        if let Some(process_id) = number.filter(|number| *number > LAST_OF_SERVERS) {
+            places.push(Place { at: at..at + length, binary: false, process_id });
+        }
+        at += length + 1;
+    }
+}
+
+/// The same of the values of a Bind, in either format.
+fn values(frame: Frame, buffer: &[u8], places: &mut Vec<Place>) {
+    let Some((_, _, mut rest)) = bind_fields(frame.body(buffer)) else { return };
+    let Ok(formats) = rest.try_get_u16() else { return };
+    let Some(after) = rest.get(2 * usize::from(formats)..) else { return };
+    rest = after;
+    let Ok(count) = rest.try_get_u16() else { return };
+    for _ in 0..count {
+        let Ok(length) = rest.try_get_i32() else { return };
+        let Ok(length) = usize::try_from(length) else { continue };
+        let Some(value) = rest.get(..length) else { return };
+        let at = frame.end - rest.len();
+        numbers(buffer, at..at + length, places);
+        if let Ok(bytes) = <[u8; 4]>::try_from(value)
+            && let process_id = i32::from_be_bytes(bytes)
+            && process_id > LAST_OF_SERVERS
+        {
+            places.push(Place { at: at..at + length, binary: true, process_id });
+        }
+        rest = &rest[length..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::protocol::request::{Indexer, Limits};
+    use crate::protocol::write;
+
+    const ID: i32 = LAST_OF_SERVERS + 1;
+
+    fn found(buffer: &mut BytesMut, put: i32) -> usize {
+        let limits = Limits { message: 1 << 20, pipeline: 1 << 20, statement: 1 << 20 };
+        let request = Indexer::default().index(buffer, &limits).unwrap().unwrap();
+        let places = places(&request, buffer);
+        for place in &places {
+            assert_eq!(place.process_id, ID);
+            place.put(put, buffer);
+        }
+        places.len()
+    }
+
+    #[test]
+    fn a_session_is_named_in_a_text() {
+        let mut buffer = BytesMut::new();
+        let text =
+            format!("SELECT pg_terminate_backend({ID}), '{ID}', a{ID}, {ID}.5, 77, {ID}0000");
+        write::query(&mut buffer, text.as_bytes());
+        assert_eq!(found(&mut buffer, 77), 2);
+        let text = String::from_utf8_lossy(&buffer[5..]).into_owned();
+        assert!(
+            text.starts_with("SELECT pg_terminate_backend(     77), '     77', a4194305, "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_session_is_named_by_a_value() {
+        let mut buffer = BytesMut::new();
+        write::message(&mut buffer, b'B', |body| {
+            body.extend_from_slice(b"\0\0\0\x02\0\0\0\x01\0\x03\0\0\0\x07");
+            body.extend_from_slice(ID.to_string().as_bytes());
+            body.extend_from_slice(b"\0\0\0\x04");
+            body.extend_from_slice(&ID.to_be_bytes());
+            body.extend_from_slice(b"\xff\xff\xff\xff\0\0");
+        });
+        write::sync(&mut buffer);
+        let before = buffer.len();
+        assert_eq!(found(&mut buffer, 4_194_304), 2);
+        assert_eq!(buffer.len(), before);
+        assert_eq!(found(&mut buffer, 1), 0);
+        assert!(buffer.windows(7).any(|window| window == b"4194304"));
+        assert!(buffer.windows(4).any(|window| window == 4_194_304_i32.to_be_bytes()));
+    }
+}
