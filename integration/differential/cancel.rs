@@ -195,3 +195,24 @@ async fn a_session_is_cancelled_by_the_process_id_that_it_was_told() {
         assert_eq!(session.0.ask("SELECT 1").await, "TDCZ");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_ended_by_the_process_id_that_it_asked_for() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let proxy = Proxy::start(cluster, &two_servers()).await;
+    proxy.await_catalog(cluster, &database).await;
+    let killer = proxy.connect(&database).await;
+    for then in ["SELECT 1", "BEGIN; SELECT 1", "BEGIN READ ONLY; SELECT n FROM t LIMIT 1"] {
+        let victim = proxy.connect(&database).await;
+        let told: i32 = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        victim.batch_execute(then).await.unwrap();
+        let kill = "SELECT pg_terminate_backend($1)";
+        let ended: bool = killer.query_one(kill, &[&told]).await.unwrap().get(0);
+        assert!(ended, "after {then}");
+        let error = victim.batch_execute("SELECT 1").await.unwrap_err();
+        let said = error.code().map(tokio_postgres::error::SqlState::code);
+        assert!(error.is_closed() || said == Some("57P01"), "{error:?} after {then}");
+        killer.batch_execute("SELECT 1").await.unwrap();
+    }
+}

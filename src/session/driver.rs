@@ -448,6 +448,11 @@ impl Session {
             }
             other => other,
         };
+        if self.machine.asks_server
+            && let Some(lease) = &self.lease
+        {
+            self.shared.registry.told(&lease.identity, self.entry.process_id);
+        }
         if let Some(signals) = signals {
             let responses = self.lease.as_ref().map(|lease| &lease.responses);
             signals.answered(responses.is_none_or(Responses::failed));

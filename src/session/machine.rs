@@ -245,6 +245,8 @@ pub struct Machine {
     pub(super) sees: bool,
     /// The request under way would bind the session to its server.
     pub(super) binds: bool,
+    /// The request under way asks for its server's process id.
+    pub(super) asks_server: bool,
     /// The request under way sends this.
     pub(super) signal: Option<Signal>,
     /// The request under way makes a portal that outlives it.
@@ -307,6 +309,7 @@ impl Machine {
             beginning: None,
             sees: true,
             binds: false,
+            asks_server: false,
             signal: None,
             makes_portal: false,
             settles: false,
@@ -404,7 +407,7 @@ impl Machine {
         self.disturbing = None;
         self.beginning = None;
         (self.sees, self.binds) = (true, false);
-        self.signal = None;
+        (self.signal, self.asks_server) = (None, false);
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),

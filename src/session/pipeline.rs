@@ -227,6 +227,7 @@ impl Machine {
             for call in &statement.calls {
                 match &*call.name.name {
                     "pg_prepared_statement" => self.lists_statements = true,
+                    "pg_backend_pid" => self.asks_server = true,
                     "pg_terminate_backend" => self.signal = Some(Signal::Terminate),
                     "pg_cancel_backend" => self.signal = Some(Signal::Cancel),
                     _ => {}

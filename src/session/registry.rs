@@ -197,12 +197,18 @@ pub struct Registry(Mutex<Sessions>);
 #[derive(Debug)]
 struct Sessions {
     by_process_id: HashMap<i32, (Box<[u8]>, Arc<Slot>)>,
+    /// Who was last told (`pg_backend_pid()`) that this server is its own.
+    by_server: HashMap<(NodeId, i32), i32>,
     last_process_id: i32,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { by_process_id: HashMap::new(), last_process_id: LAST_OF_SERVERS }
+        Self {
+            by_process_id: HashMap::new(),
+            by_server: HashMap::new(),
+            last_process_id: LAST_OF_SERVERS,
+        }
     }
 }
 
@@ -243,6 +249,25 @@ impl Registry {
     #[must_use]
     pub fn slot_of(&self, process_id: i32) -> Option<Arc<Slot>> {
         self.0.lock().by_process_id.get(&process_id).map(|(_, slot)| slot.clone())
+    }
+
+    /// A session was told the process id of a server as its own.
+    pub fn told(&self, server: &Identity, process_id: i32) {
+        self.0.lock().by_server.insert((server.node, server.process_id), process_id);
+    }
+
+    /// The session that was last told this process id of a server as its own, unless the server is at work for
+    /// another than it or `asks`.
+    #[must_use]
+    pub fn slot_told(&self, node: NodeId, server: i32, asks: &Arc<Slot>) -> Option<Arc<Slot>> {
+        let sessions = self.0.lock();
+        let process_id = sessions.by_server.get(&(node, server))?;
+        let told = &sessions.by_process_id.get(process_id)?.1;
+        let other = |slot: &Arc<Slot>| !Arc::ptr_eq(slot, told) && !Arc::ptr_eq(slot, asks);
+        let at_work =
+            |slot: &Arc<Slot>| slot.server_at(node).is_some_and(|found| found.process_id == server);
+        let mut slots = sessions.by_process_id.values().map(|(_, slot)| slot);
+        (!slots.any(|slot| other(slot) && at_work(slot))).then(|| told.clone())
     }
 
     /// A node has fallen silent: every session that waits for it, or for one of its servers, is told.
@@ -296,7 +321,11 @@ async fn send(server: &Identity) {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.registry.0.lock().by_process_id.remove(&self.process_id);
+        let mut sessions = self.registry.0.lock();
+        sessions.by_process_id.remove(&self.process_id);
+        if !sessions.by_server.is_empty() {
+            sessions.by_server.retain(|_, told| *told != self.process_id);
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! `pg_terminate_backend()` and `pg_cancel_backend()` of a session, by the process id that its client was told.
 //!
-//! That id is no server's. Where a statement names it, a server's stands in for it in the request, in as many bytes:
-//! that of the server at work for the session, or of another that was opened as its user. So PostgreSQL judges, as ever,
-//! who may do this, and its answer is the client's. When it has said yes, the session itself is ended, or what it waits
-//! for cancelled. A server that stood in is closed: what was meant for the session must not hit the next one it serves.
+//! That id is no server's, and what `pg_backend_pid()` told is that of a server which may serve somebody else by now.
+//! Where a statement names either, a server's stands in for it in the request, in as many bytes: that of the server at
+//! work for the session, or of another that was opened as its user. So PostgreSQL judges, as ever, who may do this, and
+//! its answer is the client's. When it has said yes, the session itself is ended, or what it waits for cancelled. A
+//! server that stood in is closed: what was meant for the session must not hit the next one it serves.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -69,15 +70,27 @@ impl Session {
         let signal = self.machine.signal?;
         let mut signals = Signals { signal, named: Vec::new() };
         for place in places(request, &self.client.input) {
-            let Some(slot) = self.shared.registry.slot_of(place.process_id) else { continue };
+            let Some(slot) = self.named(place.process_id) else { continue };
             let Some((stands_in, process_id)) = self.find_stand_in(&slot).await else { continue };
-            place.put(process_id, &mut self.client.input);
+            if !place.put(process_id, &mut self.client.input) {
+                continue;
+            }
             if signal == Signal::Terminate {
                 slot.may_end();
             }
             signals.named.push(Named { slot, stands_in });
         }
         (!signals.named.is_empty()).then(|| Box::new(signals))
+    }
+
+    /// The session of a process id that it was told, be it its own or its server's.
+    fn named(&self, process_id: i32) -> Option<Arc<Slot>> {
+        let registry = &self.shared.registry;
+        if process_id > LAST_OF_SERVERS {
+            return registry.slot_of(process_id);
+        }
+        let here = self.lease.as_ref()?.identity.node;
+        registry.slot_told(here, process_id, &self.entry.slot)
     }
 
     async fn find_stand_in(&self, slot: &Arc<Slot>) -> Option<(StandIn, i32)> {
@@ -133,7 +146,7 @@ impl Signals {
     }
 }
 
-/// Where a request names a session's process id.
+/// Where a request may name a session by a process id.
 struct Place {
     at: Range<usize>,
     binary: bool,
@@ -141,17 +154,19 @@ struct Place {
 }
 
 impl Place {
-    fn put(&self, process_id: i32, buffer: &mut [u8]) {
+    /// Puts another in its place. False if that is longer: it cannot be than a session's own.
+    fn put(&self, process_id: i32, buffer: &mut [u8]) -> bool {
         let place = &mut buffer[self.at.clone()];
         if self.binary {
             place.copy_from_slice(&process_id.to_be_bytes());
-        } else {
-            // Servers' are not longer.
-            let text = format!("{process_id:>width$}", width = place.len());
-            if text.len() == place.len() {
-                place.copy_from_slice(text.as_bytes());
-            }
+            return true;
         }
+        let text = format!("{process_id:>width$}", width = place.len());
+        let fits = text.len() == place.len();
+        if fits {
+            place.copy_from_slice(text.as_bytes());
+        }
+        fits
     }
 }
 
@@ -167,7 +182,7 @@ fn places(request: &Request, buffer: &[u8]) -> Vec<Place> {
     places
 }
 
-/// Numbers in a text that may be sessions' process ids.
+/// Numbers in a text that may be process ids.
 fn numbers(buffer: &[u8], range: Range<usize>, places: &mut Vec<Place>) {
     let mut at = range.start;
     while at < range.end {
@@ -175,7 +190,7 @@ fn numbers(buffer: &[u8], range: Range<usize>, places: &mut Vec<Place>) {
         let word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
         let length = rest.iter().position(|byte| !word(byte)).unwrap_or(rest.len());
         let number = std::str::from_utf8(&rest[..length]).ok().and_then(|word| word.parse().ok());
-        if let Some(process_id) = number.filter(|number| *number > LAST_OF_SERVERS) {
+        if let Some(process_id) = number.filter(|number| *number > 0) {
             places.push(Place { at: at..at + length, binary: false, process_id });
         }
         at += length + 1;
@@ -197,7 +212,7 @@ fn values(frame: Frame, buffer: &[u8], places: &mut Vec<Place>) {
         numbers(buffer, at..at + length, places);
         if let Ok(bytes) = <[u8; 4]>::try_from(value)
             && let process_id = i32::from_be_bytes(bytes)
-            && process_id > LAST_OF_SERVERS
+            && process_id > 0
         {
             places.push(Place { at: at..at + length, binary: true, process_id });
         }
@@ -219,11 +234,8 @@ mod tests {
         let limits = Limits { message: 1 << 20, pipeline: 1 << 20, statement: 1 << 20 };
         let request = Indexer::default().index(buffer, &limits).unwrap().unwrap();
         let places = places(&request, buffer);
-        for place in &places {
-            assert_eq!(place.process_id, ID);
-            place.put(put, buffer);
-        }
-        places.len()
+        let named = places.iter().filter(|place| place.process_id == ID);
+        named.filter(|place| place.put(put, buffer)).count()
     }
 
     #[test]
