@@ -207,9 +207,10 @@ impl Machine {
                 if bound.is_none() && relocation::sets_by_value(&script) {
                     self.stay();
                 }
-                self.values = bound;
+                if let Phase::Open { begun: Some(begun), .. } = &mut self.phase {
+                    begun.values = bound;
+                }
                 self.apply_first(1, &script, &text, server);
-                self.values = None;
             }
         }
     }

@@ -408,9 +408,8 @@ impl Session {
             self.machine.compose_prefix(server, self.entry.process_id);
         }
         let misplaced = fresh && self.misplace_check();
-        let mut signals = None;
         if self.machine.signal.is_some() {
-            signals = Box::pin(self.stand_in(request)).await;
+            self.machine.signals = Box::pin(self.stand_in(request)).await;
         }
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);
@@ -453,7 +452,7 @@ impl Session {
         {
             self.shared.registry.told(&lease.identity, self.entry.process_id);
         }
-        if let Some(signals) = signals {
+        if let Some(signals) = self.machine.signals.take() {
             let responses = self.lease.as_ref().map(|lease| &lease.responses);
             signals.answered(responses.is_none_or(Responses::failed));
         }

@@ -19,6 +19,7 @@ use super::options::{self, Fault};
 use super::pins::{Pin, Pins};
 use super::relocation;
 use super::settings::SessionSettings;
+use super::signal::Signals;
 use super::statements::{Prepared, Shared, Statements};
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
@@ -60,6 +61,8 @@ pub(super) struct Begun {
     pub(super) modes: Modes,
     /// What has been run since and is to be repeated where the transaction goes on.
     pub(super) since: Vec<Repeated>,
+    /// What the statement was run with that is being taken into the books.
+    pub(super) values: Option<Arc<Bound>>,
     /// It has run something that a snapshot was needed for.
     pub(super) seen: bool,
     /// It had failed where it was.
@@ -91,6 +94,7 @@ impl Begun {
             texts: vec![Bytes::copy_from_slice(text)],
             modes,
             since: Vec::new(),
+            values: None,
             seen: false,
             failed: false,
         }
@@ -212,8 +216,6 @@ pub struct Machine {
     pub(super) bound: bool,
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
-    /// What the statement was run with that is being taken into the books.
-    pub(super) values: Option<Arc<Bound>>,
     /// The facts and the text of the simple query under way.
     pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// Texts of the request that were looked up when it was judged, by where their frames begin.
@@ -245,6 +247,8 @@ pub struct Machine {
     pub(super) sees: bool,
     /// The request under way would bind the session to its server.
     pub(super) binds: bool,
+    /// What the request under way does to sessions that it names.
+    pub(super) signals: Option<Box<Signals>>,
     /// The request under way asks for its server's process id.
     pub(super) asks_server: bool,
     /// The request under way sends this.
@@ -291,7 +295,6 @@ impl Machine {
             portals: Vec::new(),
             bound: false,
             pending: FxHashMap::default(),
-            values: None,
             running: None,
             judged: SmallVec::new(),
             furthest: None,
@@ -309,6 +312,7 @@ impl Machine {
             beginning: None,
             sees: true,
             binds: false,
+            signals: None,
             asks_server: false,
             signal: None,
             makes_portal: false,
@@ -407,7 +411,7 @@ impl Machine {
         self.disturbing = None;
         self.beginning = None;
         (self.sees, self.binds) = (true, false);
-        (self.signal, self.asks_server) = (None, false);
+        (self.signal, self.signals, self.asks_server) = (None, None, false);
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),

@@ -83,7 +83,7 @@ impl Machine {
         match (trace(statement, text), slot.as_mut()) {
             (Trace::None, _) => {}
             (Trace::Repeatable, Some(begun)) if !text.is_empty() => {
-                let bound = self.values.take().map(Repeated::Bound);
+                let bound = begun.values.take().map(Repeated::Bound);
                 begun.since.push(bound.unwrap_or_else(|| Repeated::Query(text.clone())));
                 begun.since.extend(restoring.into_iter().map(Repeated::Query));
                 let bytes: usize = begun.since.iter().map(Repeated::bytes).sum();

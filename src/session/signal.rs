@@ -14,9 +14,11 @@ use bytes::Buf;
 
 use super::driver::Session;
 use super::machine::{Signal, bind_fields};
-use super::registry::{LAST_OF_SERVERS, Slot, carry_out};
-use crate::pool::{Lease, pool::Wish};
-use crate::protocol::request::{Frame, Request};
+use super::registry::{LAST_OF_SERVERS, Registry, Slot, carry_out};
+use crate::cluster::NodeId;
+use crate::pool::pool::Wish;
+use crate::pool::{Account, Lease};
+use crate::protocol::request::{End, Frame, Request};
 use crate::server::Identity;
 
 /// How long a server is waited for that could stand in. Without one PostgreSQL says that it knows no such process.
@@ -60,64 +62,109 @@ impl Drop for Held {
 #[derive(Debug)]
 pub(super) struct Signals {
     signal: Signal,
+    registry: Arc<Registry>,
+    /// Who asks.
+    asks: Arc<Slot>,
+    /// The server that runs the request.
+    here: Arc<Identity>,
+    /// A server that may stand in for a session that has none here, and whose it is.
+    spare: Option<(Lease, Arc<Account>)>,
     named: Vec<Named>,
 }
 
 impl Session {
     /// Puts servers' process ids in the place of sessions' in the request under way, which is about to be composed for
-    /// the leased server.
+    /// the leased server. What is bound after a Flush is looked at when it comes, by [`Machine::signals`].
+    ///
+    /// [`Machine::signals`]: super::machine::Machine
     pub(super) async fn stand_in(&mut self, request: &Request) -> Option<Box<Signals>> {
         let signal = self.machine.signal?;
-        let mut signals = Signals { signal, named: Vec::new() };
-        for place in places(request, &self.client.input) {
-            let Some(slot) = self.named(place.process_id) else { continue };
-            let Some((stands_in, process_id)) = self.find_stand_in(&slot).await else { continue };
-            if !place.put(process_id, &mut self.client.input) {
-                continue;
-            }
-            if signal == Signal::Terminate {
-                slot.may_end();
-            }
-            signals.named.push(Named { slot, stands_in });
+        let here = self.lease.as_ref()?.identity.clone();
+        let registry = self.shared.registry.clone();
+        let asks = self.entry.slot.clone();
+        let mut signals = Signals { signal, registry, asks, here, spare: None, named: Vec::new() };
+        let places = places(request, &self.client.input);
+        let slots = places.iter().filter_map(|place| signals.named(place.process_id));
+        // Whose server must be had to stand in; of what comes later only that is known who asks.
+        let whose = slots
+            .filter(|slot| !signals.has_server_of(slot))
+            .find_map(|slot| slot.account.get().cloned());
+        let whose = match request.end {
+            End::Flush => whose.or_else(|| Some(self.account.clone())),
+            _ => whose,
+        };
+        if let Some(account) = whose {
+            signals.spare =
+                self.spare(&account, signals.here.node).await.map(|lease| (lease, account));
         }
-        (!signals.named.is_empty()).then(|| Box::new(signals))
+        for place in places {
+            signals.stand_in(&place, &mut self.client.input);
+        }
+        Some(Box::new(signals))
     }
 
-    /// The session of a process id that it was told, be it its own or its server's.
-    fn named(&self, process_id: i32) -> Option<Arc<Slot>> {
-        let registry = &self.shared.registry;
-        if process_id > LAST_OF_SERVERS {
-            return registry.slot_of(process_id);
-        }
-        let here = self.lease.as_ref()?.identity.node;
-        registry.slot_told(here, process_id, &self.entry.slot)
-    }
-
-    async fn find_stand_in(&self, slot: &Arc<Slot>) -> Option<(StandIn, i32)> {
-        let here = &self.lease.as_ref()?.identity;
-        if Arc::ptr_eq(slot, &self.entry.slot) {
-            return Some((StandIn::Runs, here.process_id));
-        }
-        if let Some(server) = slot.server_at(here.node) {
-            let process_id = server.process_id;
-            return Some((StandIn::Own(Held::new(server)), process_id));
-        }
-        let account = slot.account.get()?;
+    async fn spare(&self, account: &Account, node: NodeId) -> Option<Lease> {
         let (pool, epoch) = {
             let topology = self.shared.cluster.load();
-            (account.pool(here.node, &topology), topology.node(here.node).epoch)
+            (account.pool(node, &topology), topology.node(node).epoch)
         };
         let wish = Wish::default();
         let leased =
             tokio::time::timeout(STAND_IN_WAIT, pool.lease(self.worker, epoch, &wish)).await;
         let mut lease = leased.ok()?.ok()?;
         lease.spoiled = true;
-        let process_id = lease.identity.process_id;
-        Some((StandIn::Other(lease), process_id))
+        Some(lease)
     }
 }
 
 impl Signals {
+    /// The session of a process id that it was told, be it its own or its server's.
+    fn named(&self, process_id: i32) -> Option<Arc<Slot>> {
+        if process_id > LAST_OF_SERVERS {
+            return self.registry.slot_of(process_id);
+        }
+        self.registry.slot_told(self.here.node, process_id, &self.asks)
+    }
+
+    /// Whether a server is at work for it here.
+    fn has_server_of(&self, slot: &Arc<Slot>) -> bool {
+        Arc::ptr_eq(slot, &self.asks) || slot.server_at(self.here.node).is_some()
+    }
+
+    /// Puts a server's process id in the place of a session's in a frame that is composed later.
+    pub(super) fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
+        let mut places = Vec::new();
+        if frame.kind == b'B' {
+            values(frame, buffer, &mut places);
+        }
+        for place in places {
+            self.stand_in(&place, buffer);
+        }
+    }
+
+    fn stand_in(&mut self, place: &Place, buffer: &mut [u8]) {
+        let Some(slot) = self.named(place.process_id) else { return };
+        let (stands_in, process_id) = if Arc::ptr_eq(&slot, &self.asks) {
+            (StandIn::Runs, self.here.process_id)
+        } else if let Some(server) = slot.server_at(self.here.node) {
+            let process_id = server.process_id;
+            (StandIn::Own(Held::new(server)), process_id)
+        } else {
+            let whose = |(_, account): &mut (Lease, Arc<Account>)| {
+                slot.account.get().is_some_and(|of| Arc::ptr_eq(of, account))
+            };
+            let Some((lease, _)) = self.spare.take_if(whose) else { return };
+            let process_id = lease.identity.process_id;
+            (StandIn::Other(lease), process_id)
+        };
+        if place.put(process_id, buffer) {
+            if self.signal == Signal::Terminate {
+                slot.may_end();
+            }
+            self.named.push(Named { slot, stands_in });
+        }
+    }
+
     /// The server has answered. If it has not `refused`, it has sent the signal.
     pub(super) fn answered(self, refused: bool) {
         for Named { slot, stands_in } in self.named {
