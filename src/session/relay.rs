@@ -362,9 +362,7 @@ fn take_frames(
             continue;
         }
         let frame = Frame { kind: header.kind, start: 0, end: header.length };
-        if let Some(signals) = &mut machine.signals {
-            signals.look_at(frame, &mut client.input);
-        }
+        machine.look_at(frame, &mut client.input);
         let swallowed = header.kind == b'S' && server.responses.swallows_sync();
         machine.compose_frame(frame, &client.input, server, judge);
         client.input.advance(header.length);

@@ -13,13 +13,17 @@ use std::time::Duration;
 use bytes::Buf;
 
 use super::driver::Session;
-use super::machine::{Signal, bind_fields};
+use super::judge::Judge;
+use super::machine::{Machine, Signal, bind_fields};
 use super::registry::{LAST_OF_SERVERS, Registry, Slot, carry_out};
+use super::texts::{Runs, Texts};
 use crate::cluster::NodeId;
 use crate::pool::pool::Wish;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Frame, Request};
 use crate::server::Identity;
+use crate::sql::Script;
+use crate::sql::statement::Class;
 
 /// How long a server is waited for that could stand in. Without one PostgreSQL says that it knows no such process.
 const STAND_IN_WAIT: Duration = Duration::from_secs(2);
@@ -83,7 +87,7 @@ impl Session {
         let registry = self.shared.registry.clone();
         let asks = self.entry.slot.clone();
         let mut signals = Signals { signal, registry, asks, here, spare: None, named: Vec::new() };
-        let places = places(request, &self.client.input);
+        let places = self.machine.places(request, &self.client.input, &self.eyes);
         let slots = places.iter().filter_map(|place| signals.named(place.process_id));
         // Whose server must be had to stand in; of what comes later only that is known who asks.
         let whose = slots
@@ -117,6 +121,40 @@ impl Session {
     }
 }
 
+impl Machine {
+    /// Where the request names processes to send a signal to.
+    fn places(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> Vec<Place> {
+        let (mut texts, mut places) = (Texts::default(), Vec::new());
+        for frame in &request.frames {
+            match (frame.kind, texts.next(*frame, buffer, self, judge)) {
+                (b'Q' | b'P', _) => numbers(buffer, frame.start..frame.end, &mut places),
+                (b'B', Runs::Script(script)) if sends_only(&script) => {
+                    values(*frame, buffer, &mut places);
+                }
+                _ => {}
+            }
+        }
+        places
+    }
+
+    /// Puts servers' process ids in the place of sessions' in a frame that came after a Flush.
+    pub(super) fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
+        if self.signals.is_none() || frame.kind != b'B' {
+            return;
+        }
+        let Some((_, name, _)) = bind_fields(frame.body(buffer)) else { return };
+        let script = match name {
+            b"" => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
+            name => self.named(name).map(|prepared| prepared.script.clone()),
+        };
+        if script.is_some_and(|script| sends_only(&script))
+            && let Some(signals) = &mut self.signals
+        {
+            signals.look_at(frame, buffer);
+        }
+    }
+}
+
 impl Signals {
     /// The session of a process id that it was told, be it its own or its server's.
     fn named(&self, process_id: i32) -> Option<Arc<Slot>> {
@@ -132,11 +170,9 @@ impl Signals {
     }
 
     /// Puts a server's process id in the place of a session's in a frame that is composed later.
-    pub(super) fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
+    fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
         let mut places = Vec::new();
-        if frame.kind == b'B' {
-            values(frame, buffer, &mut places);
-        }
+        values(frame, buffer, &mut places);
         for place in places {
             self.stand_in(&place, buffer);
         }
@@ -217,53 +253,59 @@ impl Place {
     }
 }
 
-fn places(request: &Request, buffer: &[u8]) -> Vec<Place> {
-    let mut places = Vec::new();
-    for frame in &request.frames {
-        match frame.kind {
-            b'Q' | b'P' => numbers(buffer, frame.start..frame.end, &mut places),
-            b'B' => values(*frame, buffer, &mut places),
-            _ => {}
-        }
-    }
-    places
+/// Whether a text does nothing but send a signal, so that what is bound to it is a process id.
+fn sends_only(script: &Script) -> bool {
+    let [only] = &script.statements[..] else { return false };
+    let [call] = &only.calls[..] else { return false };
+    only.class == Class::Read
+        && only.relations.is_empty()
+        && matches!(&*call.name.name, "pg_terminate_backend" | "pg_cancel_backend")
 }
 
-/// Numbers in a text that may be process ids.
+/// What the functions' names end with.
+const CALLED: &[u8] = b"_backend";
+
+/// Numbers in a text that stand where one of the functions takes a process id.
 fn numbers(buffer: &[u8], range: Range<usize>, places: &mut Vec<Place>) {
-    let mut at = range.start;
-    while at < range.end {
-        let rest = &buffer[at..range.end];
-        let word = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
-        let length = rest.iter().position(|byte| !word(byte)).unwrap_or(rest.len());
-        let number = std::str::from_utf8(&rest[..length]).ok().and_then(|word| word.parse().ok());
-        if let Some(process_id) = number.filter(|number| *number > 0) {
-            places.push(Place { at: at..at + length, binary: false, process_id });
+    let text = &buffer[range.clone()];
+    for (at, called) in text.windows(CALLED.len()).enumerate() {
+        if !called.eq_ignore_ascii_case(CALLED) {
+            continue;
         }
-        at += length + 1;
+        let rest = &text[at + CALLED.len()..];
+        let opening = |byte: &u8| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'(' | b'\'');
+        let Some(from) = rest.iter().position(opening) else { continue };
+        let digits = &rest[from..];
+        let length = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+        let ends =
+            digits.get(length).is_some_and(|byte| matches!(byte, b')' | b'\'' | b' ' | b':'));
+        let number =
+            std::str::from_utf8(&digits[..length]).ok().and_then(|number| number.parse().ok());
+        if let Some(process_id) = number.filter(|_| ends && rest[..from].contains(&b'(')) {
+            let from = range.start + at + CALLED.len() + from;
+            places.push(Place { at: from..from + length, binary: false, process_id });
+        }
     }
 }
 
-/// The same of the values of a Bind, in either format.
+/// The same of the first value of a Bind, in either format.
 fn values(frame: Frame, buffer: &[u8], places: &mut Vec<Place>) {
     let Some((_, _, mut rest)) = bind_fields(frame.body(buffer)) else { return };
     let Ok(formats) = rest.try_get_u16() else { return };
     let Some(after) = rest.get(2 * usize::from(formats)..) else { return };
     rest = after;
-    let Ok(count) = rest.try_get_u16() else { return };
-    for _ in 0..count {
-        let Ok(length) = rest.try_get_i32() else { return };
-        let Ok(length) = usize::try_from(length) else { continue };
-        let Some(value) = rest.get(..length) else { return };
-        let at = frame.end - rest.len();
-        numbers(buffer, at..at + length, places);
-        if let Ok(bytes) = <[u8; 4]>::try_from(value)
-            && let process_id = i32::from_be_bytes(bytes)
-            && process_id > 0
-        {
-            places.push(Place { at: at..at + length, binary: true, process_id });
-        }
-        rest = &rest[length..];
+    let (Ok(1..), Ok(length)) = (rest.try_get_u16(), rest.try_get_i32()) else { return };
+    let Some(value) = usize::try_from(length).ok().and_then(|length| rest.get(..length)) else {
+        return;
+    };
+    let from = frame.end - rest.len();
+    let at = from..from + value.len();
+    let text = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+    if let Some(process_id) = text {
+        places.push(Place { at, binary: false, process_id });
+    } else if let Ok(bytes) = <[u8; 4]>::try_from(value) {
+        let process_id = i32::from_be_bytes(bytes);
+        places.push(Place { at, binary: true, process_id });
     }
 }
 
@@ -277,44 +319,67 @@ mod tests {
 
     const ID: i32 = LAST_OF_SERVERS + 1;
 
-    fn found(buffer: &mut BytesMut, put: i32) -> usize {
+    fn found(kind: u8, buffer: &mut BytesMut, put: i32) -> usize {
         let limits = Limits { message: 1 << 20, pipeline: 1 << 20, statement: 1 << 20 };
         let request = Indexer::default().index(buffer, &limits).unwrap().unwrap();
-        let places = places(&request, buffer);
+        let (frame, mut places) = (request.frames[0], Vec::new());
+        match kind {
+            b'Q' => numbers(buffer, frame.start..frame.end, &mut places),
+            _ => values(frame, buffer, &mut places),
+        }
         let named = places.iter().filter(|place| place.process_id == ID);
         named.filter(|place| place.put(put, buffer)).count()
     }
 
     #[test]
-    fn a_session_is_named_in_a_text() {
-        let mut buffer = BytesMut::new();
-        let text =
-            format!("SELECT pg_terminate_backend({ID}), '{ID}', a{ID}, {ID}.5, 77, {ID}0000");
-        write::query(&mut buffer, text.as_bytes());
-        assert_eq!(found(&mut buffer, 77), 2);
-        let text = String::from_utf8_lossy(&buffer[5..]).into_owned();
-        assert!(
-            text.starts_with("SELECT pg_terminate_backend(     77), '     77', a4194305, "),
-            "{text}"
-        );
+    fn a_session_is_named_in_a_text_where_the_function_takes_it() {
+        for (text, named) in [
+            ("SELECT pg_terminate_backend(4194305), 4194305", 1),
+            ("select PG_Cancel_Backend ( 4194305 )", 1),
+            ("SELECT pg_terminate_backend('4194305'), pg_terminate_backend(4194305::int, 100)", 2),
+            ("INSERT INTO log VALUES (4194305); SELECT pg_terminate_backend($1)", 0),
+            ("SELECT pg_terminate_backend(4194305.5), pg_terminate_backend(41943050)", 0),
+            ("SELECT pg_terminate_backend(4194305", 0),
+            ("SELECT a_backend 4194305 )", 0),
+            ("_backend", 0),
+            ("_backend(", 0),
+        ] {
+            let mut buffer = BytesMut::new();
+            write::query(&mut buffer, text.as_bytes());
+            assert_eq!(found(b'Q', &mut buffer, 77), named, "{text}");
+            let left = text.matches("4194305").count() - named;
+            let written = String::from_utf8_lossy(&buffer).into_owned();
+            assert_eq!(written.matches("4194305").count(), left, "{written}");
+            assert_eq!(written.matches("     77").count(), named, "{written}");
+        }
     }
 
     #[test]
-    fn a_session_is_named_by_a_value() {
-        let mut buffer = BytesMut::new();
-        write::message(&mut buffer, b'B', |body| {
-            body.extend_from_slice(b"\0\0\0\x02\0\0\0\x01\0\x03\0\0\0\x07");
-            body.extend_from_slice(ID.to_string().as_bytes());
-            body.extend_from_slice(b"\0\0\0\x04");
-            body.extend_from_slice(&ID.to_be_bytes());
-            body.extend_from_slice(b"\xff\xff\xff\xff\0\0");
-        });
-        write::sync(&mut buffer);
-        let before = buffer.len();
-        assert_eq!(found(&mut buffer, 4_194_304), 2);
-        assert_eq!(buffer.len(), before);
-        assert_eq!(found(&mut buffer, 1), 0);
-        assert!(buffer.windows(7).any(|window| window == b"4194304"));
-        assert!(buffer.windows(4).any(|window| window == 4_194_304_i32.to_be_bytes()));
+    fn a_session_is_named_by_the_first_value() {
+        let text = ID.to_string();
+        for (value, new) in [
+            (text.as_bytes(), &b"4194304"[..]),
+            (&ID.to_be_bytes()[..], &4_194_304_i32.to_be_bytes()[..]),
+        ] {
+            let mut buffer = BytesMut::new();
+            write::message(&mut buffer, b'B', |body| {
+                body.extend_from_slice(b"\0\0\0\x01\0\x01\0\x02");
+                for _ in 0..2 {
+                    body.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
+                    body.extend_from_slice(value);
+                }
+                body.extend_from_slice(b"\0\0");
+            });
+            write::sync(&mut buffer);
+            let before = buffer.len();
+            assert_eq!(found(b'B', &mut buffer, 4_194_304), 1);
+            assert_eq!(buffer.len(), before);
+            let count =
+                |what: &[u8]| buffer.windows(what.len()).filter(|part| *part == what).count();
+            assert_eq!((count(value), count(new)), (1, 1));
+            for end in 5..buffer.len() - 5 {
+                values(Frame { kind: b'B', start: 0, end }, &buffer, &mut Vec::new());
+            }
+        }
     }
 }
