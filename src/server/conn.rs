@@ -5,6 +5,7 @@
 //! pool's idle list or a lease.
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
@@ -26,6 +27,7 @@ use crate::config::settings::Address;
 use crate::net::Stream;
 use crate::protocol::response::Responses;
 use crate::protocol::write;
+use crate::protocol::{ErrorReport, frame};
 use crate::tls::Connector;
 
 /// Room for what a server says unasked, in bytes.
@@ -45,6 +47,8 @@ pub struct Identity {
     /// What it runs is being cancelled because it took too long.
     pub overdue: Arc<AtomicBool>,
     session: AtomicI32,
+    /// The session that was to be ended with it.
+    condemned: AtomicI32,
     /// How the node is spoken to.
     pub connector: Connector,
     cancels: AtomicU32,
@@ -73,6 +77,7 @@ impl Identity {
             secret_key,
             overdue: Arc::default(),
             session: AtomicI32::new(0),
+            condemned: AtomicI32::new(0),
             connector: Connector::disabled(),
             cancels: AtomicU32::new(0),
             cancelled: Notify::new(),
@@ -108,6 +113,18 @@ impl Identity {
     #[must_use]
     pub fn session(&self) -> i32 {
         self.session.load(Ordering::Relaxed)
+    }
+
+    /// Somebody ends it to end the session that it serves.
+    pub fn condemn(&self) {
+        self.condemned.store(self.session(), Ordering::Relaxed);
+    }
+
+    /// Whether its end is the end of the session that it serves.
+    #[must_use]
+    pub fn is_condemned(&self) -> bool {
+        let session = self.session();
+        session != 0 && self.condemned.load(Ordering::Relaxed) == session
     }
 
     /// A cancel request is about to be sent: until [`cancel_delivered`](Self::cancel_delivered) the
@@ -340,6 +357,27 @@ impl ServerConn {
             Poll::Pending => return Poll::Pending,
         }
         self.poll_read(false, cx)
+    }
+
+    /// Waits for its last words; whether an administrator has ended it. It must be idle and quiet.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn ended_by_administrator(&mut self) -> bool {
+        loop {
+            while let Ok(Some(header)) = frame::backend(&self.input)
+                && header.length <= self.input.len()
+            {
+                let message = self.input.split_to(header.length);
+                let body = &message[frame::HEADER..];
+                if header.kind == b'E' && ErrorReport::parse(body).sqlstate == "57P01" {
+                    return true;
+                }
+            }
+            if poll_fn(|cx| self.poll_hear(cx)).await.is_err() {
+                return false;
+            }
+        }
     }
 
     /// Reads some of its answer into the room that `input` has; `runs_again` tells whether the request

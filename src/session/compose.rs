@@ -169,6 +169,12 @@ impl Machine {
             b'E' => return self.compose_execute(bytes, body, server),
             b'Q' => {
                 self.mingle_sequences(server);
+                self.suspect = true;
+                self.stay();
+                let text = body.strip_suffix(b"\0").unwrap_or(body);
+                let script = judge.script(text, self.lexis);
+                self.note_calls(&self.effective(&script), judge);
+                custom_names(text, &mut self.suspicion.custom);
                 self.bound = false;
                 // PostgreSQL drops the unnamed statement at every simple query.
                 server.unnamed = None;
@@ -176,7 +182,8 @@ impl Machine {
                 Some(Sent::Query)
             }
             b'F' => {
-                self.mingle_sequences(server);
+                self.run_unexamined(server);
+                custom_names(body, &mut self.suspicion.custom);
                 Some(Sent::FunctionCall)
             }
             b'S' => {
@@ -240,7 +247,7 @@ impl Machine {
                 server.responses.expect(Sent::Bind, None);
             }
             kind => {
-                self.mingle_sequences(server);
+                self.run_unexamined(server);
                 server.output.extend_from_slice(arrived);
                 match kind {
                     b'Q' => {
@@ -254,6 +261,14 @@ impl Machine {
             }
         }
         true
+    }
+
+    /// What nobody has read may have changed anything.
+    fn run_unexamined(&mut self, server: &mut ServerConn) {
+        self.mingle_sequences(server);
+        self.suspect = true;
+        self.suspicion.opaque = true;
+        self.stay();
     }
 
     pub(super) fn book(&mut self, book: Book) -> u32 {

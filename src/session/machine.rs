@@ -265,6 +265,9 @@ pub struct Machine {
     pub(super) prepared_limit: usize,
 }
 
+/// Statements that are held back at most.
+const HELD_MOST: usize = 16;
+
 /// What counts of a name (`NAMEDATALEN`).
 const NAME_BYTES: usize = 63;
 
@@ -594,7 +597,10 @@ impl Machine {
                 write::command_complete(&mut self.reply, only.verb);
                 Some(self.answered(Target::Session, Reason::Begin))
             }
-            (Phase::Held(begun), Some(Transaction::Set(more))) => {
+            // Not after what only a server knows the answer to.
+            (Phase::Held(begun), Some(Transaction::Set(more)))
+                if !begun.seen && begun.since.is_empty() && begun.texts.len() < HELD_MOST =>
+            {
                 let Begun { texts, modes, .. } = &mut **begun;
                 texts.push(Bytes::copy_from_slice(text));
                 *modes = Modes {

@@ -36,6 +36,7 @@ impl Session {
         let torn = responses.is_torn();
         let body = Box::from(responses.last_words());
         let pinned = !self.machine.pins().is_free();
+        let condemned = lease.identity.is_condemned();
         tracing::info!(%error, node = %lease.identity.address, "a server was lost");
         self.drop_lease();
         self.shared.cluster.report_failure(node, epoch);
@@ -49,7 +50,7 @@ impl Session {
             report.sqlstate == PROTOCOL_VIOLATION
                 || ran.ends_servers()
                 || self.machine.has_ended_servers()
-                || self.entry.slot.is_ending()
+                || condemned
                 || is_for_silence(report) && (!fresh || pinned)
         }) {
             // The client's own doing.
@@ -135,11 +136,12 @@ impl Session {
         if let RelayError::Client(source) = error {
             return Err(SessionEnd::Client(source));
         }
+        let condemned = self.lease.as_ref().is_some_and(|lease| lease.identity.is_condemned());
         let responses = self.lease.as_ref().map(|lease| &lease.responses);
         let report = responses.and_then(|responses| responses.last_error().cloned());
         let body = responses.map_or_else(Box::default, |said| Box::from(said.last_words()));
         self.drop_lease();
-        let ends = |said: &ErrorReport| is_for_silence(said) || self.entry.slot.is_ending();
+        let ends = |said: &ErrorReport| is_for_silence(said) || condemned;
         if let Some(said) = report.clone().filter(ends) {
             return Err(SessionEnd::Ended { said: Box::new(said), body });
         }

@@ -5,8 +5,8 @@
 //! given back (see [`Identity`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -59,16 +59,9 @@ pub struct Slot {
     waker: Mutex<Option<Waker>>,
     /// Whose it is.
     pub account: OnceLock<Arc<Account>>,
-    /// Whether somebody has ended it (`pg_terminate_backend`): [`GOES_ON`] and so on.
-    ending: AtomicU8,
+    /// Somebody has ended it (`pg_terminate_backend`).
+    ended: AtomicBool,
 }
-
-/// Nobody has ended the session.
-const GOES_ON: u8 = 0;
-/// A server was asked to; if the session's server goes now, that is why.
-const MAY_END: u8 = 1;
-/// Somebody has.
-const ENDED: u8 = 2;
 
 impl Slot {
     /// The session waits for a server.
@@ -147,19 +140,25 @@ impl Slot {
         }
     }
 
-    /// A server is asked to end the session's.
-    pub fn may_end(&self) {
-        self.ending.store(MAY_END, Ordering::Release);
-    }
-
-    /// It has refused.
-    pub fn goes_on(&self) {
-        self.ending.store(GOES_ON, Ordering::Release);
+    /// The same; it is not given back before [`Identity::cancel_delivered`]. If somebody `ends` it, the session ends
+    /// with it.
+    #[must_use]
+    pub fn hold_server_at(&self, node: NodeId, ends: bool) -> Option<Arc<Identity>> {
+        match &*self.doing.lock() {
+            Doing::Served(server) if server.node == node => {
+                server.cancel_sent();
+                if ends {
+                    server.condemn();
+                }
+                Some(server.clone())
+            }
+            _ => None,
+        }
     }
 
     /// The session is to end, as soon as it is not waiting for a server any more.
     pub fn end(&self) {
-        self.ending.store(ENDED, Ordering::Release);
+        self.ended.store(true, Ordering::Release);
         if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
@@ -168,13 +167,7 @@ impl Slot {
     /// Whether it is.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.ending.load(Ordering::Acquire) == ENDED
-    }
-
-    /// Whether the session's server was or is being ended for the session's sake.
-    #[must_use]
-    pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Acquire) != GOES_ON
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Ends a wait for a server.
@@ -198,7 +191,7 @@ pub struct Registry(Mutex<Sessions>);
 struct Sessions {
     by_process_id: HashMap<i32, (Box<[u8]>, Arc<Slot>)>,
     /// Who was last told (`pg_backend_pid()`) that this server is its own.
-    by_server: HashMap<(NodeId, i32), i32>,
+    by_server: HashMap<(NodeId, i32), (Weak<Identity>, i32)>,
     last_process_id: i32,
 }
 
@@ -252,8 +245,11 @@ impl Registry {
     }
 
     /// A session was told the process id of a server as its own.
-    pub fn told(&self, server: &Identity, process_id: i32) {
-        self.0.lock().by_server.insert((server.node, server.process_id), process_id);
+    pub fn told(&self, server: &Arc<Identity>, process_id: i32) {
+        let mut sessions = self.0.lock();
+        sessions.by_server.retain(|_, (server, _)| server.strong_count() > 0);
+        let key = (server.node, server.process_id);
+        sessions.by_server.insert(key, (Arc::downgrade(server), process_id));
     }
 
     /// The session that was last told this process id of a server as its own, unless the server is at work for
@@ -261,7 +257,9 @@ impl Registry {
     #[must_use]
     pub fn slot_told(&self, node: NodeId, server: i32, asks: &Arc<Slot>) -> Option<Arc<Slot>> {
         let sessions = self.0.lock();
-        let process_id = sessions.by_server.get(&(node, server))?;
+        // Another process may have the id of a server that is gone.
+        let (alive, process_id) = sessions.by_server.get(&(node, server))?;
+        alive.upgrade()?;
         let told = &sessions.by_process_id.get(process_id)?.1;
         let other = |slot: &Arc<Slot>| !Arc::ptr_eq(slot, told) && !Arc::ptr_eq(slot, asks);
         let at_work =
@@ -324,7 +322,7 @@ impl Drop for Entry {
         let mut sessions = self.registry.0.lock();
         sessions.by_process_id.remove(&self.process_id);
         if !sessions.by_server.is_empty() {
-            sessions.by_server.retain(|_, told| *told != self.process_id);
+            sessions.by_server.retain(|_, (_, told)| *told != self.process_id);
         }
     }
 }

@@ -34,6 +34,9 @@ const UNSENT_MOST: usize = 128 << 10;
 /// How much of a client's next requests is read while it waits for an answer, in bytes.
 const AHEAD_MOST: usize = 64 << 10;
 
+/// Within so many bytes the names of a Bind are looked for each time more of it has come.
+const NAMES_MOST: usize = 64 << 10;
+
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -325,7 +328,7 @@ fn take_frames(
     turn: &mut Turn,
 ) -> Result<(), RelayError> {
     loop {
-        client.needed = 0;
+        let waited = std::mem::take(&mut client.needed) > 0;
         if client.frame_left > 0 {
             let here = client.frame_left.min(client.input.len());
             server.output.extend_from_slice(&client.input[..here]);
@@ -350,6 +353,8 @@ fn take_frames(
         if here < header.length {
             let streams = matches!(header.kind, b'd' | b'F')
                 || matches!(header.kind, b'B' | b'Q') && header.length > limits.pipeline;
+            // Names are at its beginning, or it is looked at once more, when it is whole.
+            let streams = streams && !(waited && here > NAMES_MOST);
             if !streams || !machine.compose_head(&client.input, header, server) {
                 client.needed = header.length;
                 return Ok(());

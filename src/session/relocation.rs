@@ -93,7 +93,8 @@ impl Machine {
             }
             (Trace::Chained, Some(begun)) if settled => {
                 begun.since.clear();
-                begun.seen = false;
+                // Of a longer request the next one may have.
+                begun.seen = self.sees;
             }
             _ => *slot = None,
         }

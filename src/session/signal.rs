@@ -1,108 +1,94 @@
 //! `pg_terminate_backend()` and `pg_cancel_backend()` of a session, by the process id that its client was told.
 //!
 //! That id is no server's, and what `pg_backend_pid()` told is that of a server which may serve somebody else by now.
-//! Where a statement names either, a server's stands in for it in the request, in as many bytes: that of the server at
-//! work for the session, or of another that was opened as its user. So PostgreSQL judges, as ever, who may do this, and
-//! its answer is the client's. When it has said yes, the session itself is ended, or what it waits for cancelled. A
-//! server that stood in is closed: what was meant for the session must not hit the next one it serves.
+//! Where a request is nothing but `SELECT` of one of the functions, with a number or a parameter, a server's id stands in
+//! for it, in as many bytes: that of the server at work for the session, or of another that was opened as its user. So
+//! PostgreSQL judges, as ever, who may do this, and its answer is the client's. The session ends if the server that
+//! stood in for it does; nothing that a client says is believed instead. What it runs on another node is cancelled only
+//! for its own user. A server that stood in serves nobody else while the request is under way, for [`HOLD`] at most.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::driver::Session;
-use super::judge::Judge;
 use super::machine::{Machine, Signal, bind_fields};
 use super::registry::{LAST_OF_SERVERS, Registry, Slot, carry_out};
-use super::texts::{Runs, Texts};
 use crate::cluster::NodeId;
 use crate::pool::pool::Wish;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Frame, Request};
 use crate::server::Identity;
-use crate::sql::Script;
-use crate::sql::statement::Class;
 
 /// How long a server is waited for that could stand in. Without one PostgreSQL says that it knows no such process.
 const STAND_IN_WAIT: Duration = Duration::from_secs(2);
-
-/// A session that a request names, and the server that stands in for it.
-#[derive(Debug)]
-struct Named {
-    slot: Arc<Slot>,
-    stands_in: StandIn,
-}
-
-#[derive(Debug)]
-enum StandIn {
-    /// The server at work for it; it serves nobody else meanwhile.
-    Own(Held),
-    /// Another, leased for this.
-    Other(Lease),
-    /// The one that runs the request.
-    Runs,
-}
-
-/// A server that is not given back while this lives.
-#[derive(Debug)]
-struct Held(Arc<Identity>);
-
-impl Held {
-    fn new(server: Arc<Identity>) -> Self {
-        server.cancel_sent();
-        Self(server)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.cancel_delivered();
-    }
-}
+/// How long a server at work for another session is kept from being given back.
+const HOLD: Duration = Duration::from_secs(1);
+/// How long a server may take to end that was told to.
+const END_WAIT: Duration = Duration::from_secs(5);
 
 /// What is to be done when the server has answered.
 #[derive(Debug)]
 pub(super) struct Signals {
     signal: Signal,
     registry: Arc<Registry>,
-    /// Who asks.
+    /// Who asks, and as whom.
     asks: Arc<Slot>,
+    user: Arc<str>,
     /// The server that runs the request.
     here: Arc<Identity>,
     /// A server that may stand in for a session that has none here, and whose it is.
     spare: Option<(Lease, Arc<Account>)>,
-    named: Vec<Named>,
+    /// The session that a spare server stands in for.
+    named: Option<(Arc<Slot>, Lease)>,
+    /// Ends the hold of the server of another session when it is dropped.
+    hold: Option<oneshot::Sender<()>>,
+    /// What stood in the request before, and where.
+    before: Option<(usize, Box<[u8]>)>,
 }
 
 impl Session {
-    /// Puts servers' process ids in the place of sessions' in the request under way, which is about to be composed for
-    /// the leased server. What is bound after a Flush is looked at when it comes, by [`Machine::signals`].
-    ///
-    /// [`Machine::signals`]: super::machine::Machine
+    /// Puts a server's process id in the place of a session's in the request under way, which is about to be composed
+    /// for the leased server. What is bound after a Flush is looked at when it comes, by [`Machine::look_at`].
     pub(super) async fn stand_in(&mut self, request: &Request) -> Option<Box<Signals>> {
-        let signal = self.machine.signal?;
-        let here = self.lease.as_ref()?.identity.clone();
-        let registry = self.shared.registry.clone();
-        let asks = self.entry.slot.clone();
-        let mut signals = Signals { signal, registry, asks, here, spare: None, named: Vec::new() };
-        let places = self.machine.places(request, &self.client.input, &self.eyes);
-        let slots = places.iter().filter_map(|place| signals.named(place.process_id));
-        // Whose server must be had to stand in; of what comes later only that is known who asks.
-        let whose = slots
-            .filter(|slot| !signals.has_server_of(slot))
-            .find_map(|slot| slot.account.get().cloned());
-        let whose = match request.end {
-            End::Flush => whose.or_else(|| Some(self.account.clone())),
-            _ => whose,
-        };
-        if let Some(account) = whose {
-            signals.spare =
-                self.spare(&account, signals.here.node).await.map(|lease| (lease, account));
+        if let Some((at, bytes)) = self.machine.signals.take().and_then(|signals| signals.before) {
+            // The request was tried before.
+            self.client.input[at..at + bytes.len()].copy_from_slice(&bytes);
         }
-        for place in places {
-            signals.stand_in(&place, &mut self.client.input);
+        let signal = self.machine.signal?;
+        let place = self.machine.place(request, &self.client.input);
+        if place.is_none() && request.end != End::Flush {
+            return None;
+        }
+        let mut signals = Signals {
+            signal,
+            registry: self.shared.registry.clone(),
+            asks: self.entry.slot.clone(),
+            user: self.account.user.clone(),
+            here: self.lease.as_ref()?.identity.clone(),
+            spare: None,
+            named: None,
+            hold: None,
+            before: None,
+        };
+        let slot = place.as_ref().and_then(|place| signals.session_of(place.process_id));
+        // Whose server must be had to stand in; of what comes later only that is known who asks.
+        let account = match (&slot, request.end) {
+            (Some(slot), _) if signals.has_server_of(slot) => None,
+            (Some(slot), _) => slot.account.get().cloned(),
+            (None, End::Flush) => Some(self.account.clone()),
+            (None, _) => None,
+        };
+        if let Some(account) = account {
+            let spare = self.spare(&account, signals.here.node).await;
+            signals.spare = spare.map(|lease| (lease, account));
+        }
+        if let Some(place) = place {
+            signals.put(&place, &mut self.client.input);
         }
         Some(Box::new(signals))
     }
@@ -113,8 +99,7 @@ impl Session {
             (account.pool(node, &topology), topology.node(node).epoch)
         };
         let wish = Wish::default();
-        let leased =
-            tokio::time::timeout(STAND_IN_WAIT, pool.lease(self.worker, epoch, &wish)).await;
+        let leased = timeout(STAND_IN_WAIT, pool.lease(self.worker, epoch, &wish)).await;
         let mut lease = leased.ok()?.ok()?;
         lease.spoiled = true;
         Some(lease)
@@ -122,42 +107,53 @@ impl Session {
 }
 
 impl Machine {
-    /// Where the request names processes to send a signal to.
-    fn places(&self, request: &Request, buffer: &[u8], judge: &impl Judge) -> Vec<Place> {
-        let (mut texts, mut places) = (Texts::default(), Vec::new());
-        for frame in &request.frames {
-            match (frame.kind, texts.next(*frame, buffer, self, judge)) {
-                (b'Q' | b'P', _) => numbers(buffer, frame.start..frame.end, &mut places),
-                (b'B', Runs::Script(script)) if sends_only(&script) => {
-                    values(*frame, buffer, &mut places);
-                }
-                _ => {}
+    /// Where a request that does nothing else names a process to send a signal to.
+    fn place(&self, request: &Request, buffer: &[u8]) -> Option<Place> {
+        match (request.end, &request.frames[..]) {
+            (End::Query, [frame]) => number(*frame, buffer),
+            (End::Sync, frames) => {
+                let mut binds = frames.iter().filter(|frame| frame.kind == b'B');
+                let (bind, None) = (binds.next()?, binds.next()) else { return None };
+                let parsed = frames.iter().find(|frame| frame.kind == b'P');
+                let (_, name, _) = bind_fields(bind.body(buffer))?;
+                let takes = match parsed.map(|frame| frame.body(buffer)) {
+                    Some(body) => super::machine::parse_fields(body)
+                        .is_some_and(|(parsed, text, _)| parsed == name && takes_parameter(text)),
+                    None => self.takes_parameter(name),
+                };
+                if takes { value(*bind, buffer) } else { None }
             }
+            _ => None,
         }
-        places
     }
 
-    /// Puts servers' process ids in the place of sessions' in a frame that came after a Flush.
+    fn takes_parameter(&self, name: &[u8]) -> bool {
+        match name {
+            b"" => self.statements.unnamed.get().is_some_and(|unnamed| takes_parameter(unnamed.0)),
+            name => self.named(name).is_some_and(|prepared| takes_parameter(&prepared.text)),
+        }
+    }
+
+    /// Puts a server's process id in the place of a session's in a frame that came after a Flush.
     pub(super) fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
         if self.signals.is_none() || frame.kind != b'B' {
             return;
         }
         let Some((_, name, _)) = bind_fields(frame.body(buffer)) else { return };
-        let script = match name {
-            b"" => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
-            name => self.named(name).map(|prepared| prepared.script.clone()),
-        };
-        if script.is_some_and(|script| sends_only(&script))
+        if self.takes_parameter(name)
+            && let Some(place) = value(frame, buffer)
             && let Some(signals) = &mut self.signals
         {
-            signals.look_at(frame, buffer);
+            signals.put(&place, buffer);
+            // It is consumed before anything could be tried again.
+            signals.before = None;
         }
     }
 }
 
 impl Signals {
     /// The session of a process id that it was told, be it its own or its server's.
-    fn named(&self, process_id: i32) -> Option<Arc<Slot>> {
+    fn session_of(&self, process_id: i32) -> Option<Arc<Slot>> {
         if process_id > LAST_OF_SERVERS {
             return self.registry.slot_of(process_id);
         }
@@ -169,67 +165,66 @@ impl Signals {
         Arc::ptr_eq(slot, &self.asks) || slot.server_at(self.here.node).is_some()
     }
 
-    /// Puts a server's process id in the place of a session's in a frame that is composed later.
-    fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
-        let mut places = Vec::new();
-        values(frame, buffer, &mut places);
-        for place in places {
-            self.stand_in(&place, buffer);
-        }
-    }
-
-    fn stand_in(&mut self, place: &Place, buffer: &mut [u8]) {
-        let Some(slot) = self.named(place.process_id) else { return };
-        let (stands_in, process_id) = if Arc::ptr_eq(&slot, &self.asks) {
-            (StandIn::Runs, self.here.process_id)
-        } else if let Some(server) = slot.server_at(self.here.node) {
-            let process_id = server.process_id;
-            (StandIn::Own(Held::new(server)), process_id)
+    fn put(&mut self, place: &Place, buffer: &mut [u8]) {
+        let Some(slot) = self.session_of(place.process_id) else { return };
+        let ends = self.signal == Signal::Terminate;
+        let process_id = if Arc::ptr_eq(&slot, &self.asks) {
+            self.here.process_id
+        } else if let Some(server) = slot.hold_server_at(self.here.node, ends) {
+            self.hold = Some(release_later(server.clone()));
+            server.process_id
         } else {
             let whose = |(_, account): &mut (Lease, Arc<Account>)| {
-                slot.account.get().is_some_and(|of| Arc::ptr_eq(of, account))
+                let of = slot.account.get();
+                of.is_some_and(|of| Arc::ptr_eq(of, account) && (ends || *of.user == *self.user))
             };
             let Some((lease, _)) = self.spare.take_if(whose) else { return };
             let process_id = lease.identity.process_id;
-            (StandIn::Other(lease), process_id)
+            self.named = Some((slot, lease));
+            process_id
         };
-        if place.put(process_id, buffer) {
-            if self.signal == Signal::Terminate {
-                slot.may_end();
-            }
-            self.named.push(Named { slot, stands_in });
-        }
+        self.before = place.put(process_id, buffer);
     }
 
-    /// The server has answered. If it has not `refused`, it has sent the signal.
+    /// The server has answered.
     pub(super) fn answered(self, refused: bool) {
-        for Named { slot, stands_in } in self.named {
-            if refused {
-                slot.goes_on();
-                continue;
-            }
-            match (self.signal, stands_in) {
-                (Signal::Terminate, StandIn::Own(held)) => {
-                    slot.end();
-                    drop(held);
-                }
-                (Signal::Cancel, StandIn::Own(held)) => drop(held),
-                (_, StandIn::Runs) => {}
-                (signal, StandIn::Other(lease)) => {
-                    if signal == Signal::Terminate {
+        let Some((slot, mut lease)) = self.named.filter(|_| !refused) else { return };
+        match self.signal {
+            Signal::Terminate => {
+                tokio::spawn(async move {
+                    let ended = timeout(END_WAIT, lease.ended_by_administrator()).await;
+                    if ended == Ok(true) {
                         slot.end();
+                        cancel(&slot).await;
                     }
-                    drop(lease);
-                    if let Some(server) = slot.begin_cancel(false) {
-                        tokio::spawn(async move { carry_out(&server).await });
-                    }
-                }
+                });
+            }
+            Signal::Cancel => {
+                drop(lease);
+                tokio::spawn(async move { cancel(&slot).await });
             }
         }
     }
 }
 
-/// Where a request may name a session by a process id.
+async fn cancel(slot: &Slot) {
+    if let Some(server) = slot.begin_cancel(false) {
+        carry_out(&server).await;
+    }
+}
+
+/// Lets a server that is held be given back when the sender is dropped, or after [`HOLD`].
+fn release_later(server: Arc<Identity>) -> oneshot::Sender<()> {
+    let (hold, dropped) = oneshot::channel();
+    tokio::spawn(async move {
+        let _ = timeout(HOLD, dropped).await;
+        server.cancel_delivered();
+    });
+    hold
+}
+
+/// Where a request names a process.
+#[derive(Debug, PartialEq, Eq)]
 struct Place {
     at: Range<usize>,
     binary: bool,
@@ -237,76 +232,87 @@ struct Place {
 }
 
 impl Place {
-    /// Puts another in its place. False if that is longer: it cannot be than a session's own.
-    fn put(&self, process_id: i32, buffer: &mut [u8]) -> bool {
+    /// Puts another in its place, unless that is longer: it cannot be than a session's own. What was there, and where.
+    fn put(&self, process_id: i32, buffer: &mut [u8]) -> Option<(usize, Box<[u8]>)> {
         let place = &mut buffer[self.at.clone()];
+        let before = Box::from(&*place);
         if self.binary {
             place.copy_from_slice(&process_id.to_be_bytes());
-            return true;
-        }
-        let text = format!("{process_id:>width$}", width = place.len());
-        let fits = text.len() == place.len();
-        if fits {
+        } else {
+            let text = format!("{process_id:>width$}", width = place.len());
+            if text.len() != place.len() {
+                return None;
+            }
             place.copy_from_slice(text.as_bytes());
         }
-        fits
+        Some((self.at.start, before))
     }
 }
 
-/// Whether a text does nothing but send a signal, so that what is bound to it is a process id.
-fn sends_only(script: &Script) -> bool {
-    let [only] = &script.statements[..] else { return false };
-    let [call] = &only.calls[..] else { return false };
-    only.class == Class::Read
-        && only.relations.is_empty()
-        && matches!(&*call.name.name, "pg_terminate_backend" | "pg_cancel_backend")
-}
-
-/// What the functions' names end with.
-const CALLED: &[u8] = b"_backend";
-
-/// Numbers in a text that stand where one of the functions takes a process id.
-fn numbers(buffer: &[u8], range: Range<usize>, places: &mut Vec<Place>) {
-    let text = &buffer[range.clone()];
-    for (at, called) in text.windows(CALLED.len()).enumerate() {
-        if !called.eq_ignore_ascii_case(CALLED) {
-            continue;
-        }
-        let rest = &text[at + CALLED.len()..];
-        let opening = |byte: &u8| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'(' | b'\'');
-        let Some(from) = rest.iter().position(opening) else { continue };
-        let digits = &rest[from..];
-        let length = digits.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
-        let ends =
-            digits.get(length).is_some_and(|byte| matches!(byte, b')' | b'\'' | b' ' | b':'));
-        let number =
-            std::str::from_utf8(&digits[..length]).ok().and_then(|number| number.parse().ok());
-        if let Some(process_id) = number.filter(|_| ends && rest[..from].contains(&b'(')) {
-            let from = range.start + at + CALLED.len() + from;
-            places.push(Place { at: from..from + length, binary: false, process_id });
+/// Whether a text is `SELECT` of one of the functions and nothing else, up to its argument; what is left of it.
+fn called(text: &[u8]) -> Option<&[u8]> {
+    let rest = text.trim_ascii_start();
+    let (select, rest) = rest.split_at_checked(6)?;
+    let after = rest.first()?;
+    if !select.eq_ignore_ascii_case(b"select") || !after.is_ascii_whitespace() {
+        return None;
+    }
+    let mut rest = rest.trim_ascii_start();
+    for part in [&b"pg_catalog."[..], b""] {
+        for name in [&b"pg_terminate_backend"[..], b"pg_cancel_backend"] {
+            let length = part.len() + name.len();
+            let Some((head, tail)) = rest.split_at_checked(length) else { continue };
+            if head[..part.len()].eq_ignore_ascii_case(part)
+                && head[part.len()..].eq_ignore_ascii_case(name)
+            {
+                rest = tail.trim_ascii_start();
+                return rest.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+            }
         }
     }
+    None
 }
 
-/// The same of the first value of a Bind, in either format.
-fn values(frame: Frame, buffer: &[u8], places: &mut Vec<Place>) {
-    let Some((_, _, mut rest)) = bind_fields(frame.body(buffer)) else { return };
-    let Ok(formats) = rest.try_get_u16() else { return };
-    let Some(after) = rest.get(2 * usize::from(formats)..) else { return };
+/// Whether nothing follows the argument but what ends the statement.
+fn ends(rest: &[u8]) -> bool {
+    let rest = rest.trim_ascii_start().strip_prefix(b")").map(<[u8]>::trim_ascii);
+    rest.is_some_and(|rest| matches!(rest, b"" | b";"))
+}
+
+/// Whether a text sends a signal to what is bound to it, and does nothing else.
+fn takes_parameter(text: &[u8]) -> bool {
+    let parameter = called(text).and_then(|rest| rest.strip_prefix(b"$1"));
+    parameter.is_some_and(|rest| ends(rest.strip_prefix(b"::int").unwrap_or(rest)))
+}
+
+/// The number that a simple query sends a signal to, if it does nothing else.
+fn number(frame: Frame, buffer: &[u8]) -> Option<Place> {
+    let body = frame.body(buffer);
+    let text = body.strip_suffix(b"\0").unwrap_or(body);
+    let rest = called(text)?;
+    let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, after) = rest.split_at(length);
+    let process_id = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    let from = frame.end - (body.len() - text.len()) - rest.len();
+    ends(after).then_some(Place { at: from..from + length, binary: false, process_id })
+}
+
+/// The only value of a Bind, in either format.
+fn value(frame: Frame, buffer: &[u8]) -> Option<Place> {
+    let (_, _, mut rest) = bind_fields(frame.body(buffer))?;
+    let formats = rest.try_get_u16().ok()?;
+    let (first, after) = rest.split_at_checked(2 * usize::from(formats))?;
+    let binary = first.starts_with(&[0, 1]);
     rest = after;
-    let (Ok(1..), Ok(length)) = (rest.try_get_u16(), rest.try_get_i32()) else { return };
-    let Some(value) = usize::try_from(length).ok().and_then(|length| rest.get(..length)) else {
-        return;
-    };
+    let (1, length) = (rest.try_get_u16().ok()?, rest.try_get_i32().ok()?) else { return None };
+    let value = rest.get(..usize::try_from(length).ok()?)?;
     let from = frame.end - rest.len();
-    let at = from..from + value.len();
-    let text = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
-    if let Some(process_id) = text {
-        places.push(Place { at, binary: false, process_id });
-    } else if let Ok(bytes) = <[u8; 4]>::try_from(value) {
-        let process_id = i32::from_be_bytes(bytes);
-        places.push(Place { at, binary: true, process_id });
-    }
+    let process_id = match <[u8; 4]>::try_from(value) {
+        Ok(bytes) if binary => i32::from_be_bytes(bytes),
+        _ if binary => return None,
+        _ => std::str::from_utf8(value).ok()?.parse().ok()?,
+    };
+    Some(Place { at: from..from + value.len(), binary, process_id })
 }
 
 #[cfg(test)]
@@ -319,66 +325,72 @@ mod tests {
 
     const ID: i32 = LAST_OF_SERVERS + 1;
 
-    fn found(kind: u8, buffer: &mut BytesMut, put: i32) -> usize {
+    fn request(buffer: &[u8]) -> Request {
         let limits = Limits { message: 1 << 20, pipeline: 1 << 20, statement: 1 << 20 };
-        let request = Indexer::default().index(buffer, &limits).unwrap().unwrap();
-        let (frame, mut places) = (request.frames[0], Vec::new());
-        match kind {
-            b'Q' => numbers(buffer, frame.start..frame.end, &mut places),
-            _ => values(frame, buffer, &mut places),
-        }
-        let named = places.iter().filter(|place| place.process_id == ID);
-        named.filter(|place| place.put(put, buffer)).count()
+        Indexer::default().index(buffer, &limits).unwrap().unwrap()
     }
 
     #[test]
-    fn a_session_is_named_in_a_text_where_the_function_takes_it() {
+    fn a_text_names_a_session_only_if_it_does_nothing_else() {
         for (text, named) in [
-            ("SELECT pg_terminate_backend(4194305), 4194305", 1),
-            ("select PG_Cancel_Backend ( 4194305 )", 1),
-            ("SELECT pg_terminate_backend('4194305'), pg_terminate_backend(4194305::int, 100)", 2),
-            ("INSERT INTO log VALUES (4194305); SELECT pg_terminate_backend($1)", 0),
-            ("SELECT pg_terminate_backend(4194305.5), pg_terminate_backend(41943050)", 0),
-            ("SELECT pg_terminate_backend(4194305", 0),
-            ("SELECT a_backend 4194305 )", 0),
-            ("_backend", 0),
-            ("_backend(", 0),
+            ("SELECT pg_terminate_backend(4194305)", true),
+            (" select\n PG_CATALOG.PG_Cancel_Backend ( 4194305 ) ; ", true),
+            ("SELECT pg_terminate_backend(4194305), 1", false),
+            ("SELECT pg_terminate_backend(4194305) WHERE false", false),
+            ("SELECT pg_terminate_backend(0), 4194305", false),
+            ("SELECT pg_terminate_backend(4194305); SELECT 1", false),
+            ("SELECT pg_terminate_backend(4194305.5)", false),
+            ("SELECT pg_terminate_backend(4194305", false),
+            ("SELECT my.pg_terminate_backend(4194305)", false),
+            ("SELECTpg_terminate_backend(4194305)", false),
+            ("SELECT pg_terminate_backend(99999999999)", false),
+            ("SELECT pg_terminate_backend()", false),
+            ("SELECT", false),
+            ("", false),
         ] {
             let mut buffer = BytesMut::new();
             write::query(&mut buffer, text.as_bytes());
-            assert_eq!(found(b'Q', &mut buffer, 77), named, "{text}");
-            let left = text.matches("4194305").count() - named;
-            let written = String::from_utf8_lossy(&buffer).into_owned();
-            assert_eq!(written.matches("4194305").count(), left, "{written}");
-            assert_eq!(written.matches("     77").count(), named, "{written}");
+            let place = number(request(&buffer).frames[0], &buffer);
+            assert_eq!(place.is_some(), named, "{text}");
+            let Some(place) = place else { continue };
+            assert_eq!(place.process_id, ID);
+            let (at, before) = place.put(77, &mut buffer).unwrap();
+            assert_eq!(*before, *b"4194305");
+            assert_eq!(buffer[at..at + 7], *b"     77");
+            assert_eq!(place.put(i32::MIN, &mut buffer), None, "it is longer");
+        }
+        for (text, takes) in [
+            ("select pg_terminate_backend($1)", true),
+            ("SELECT pg_cancel_backend($1::int);", true),
+            ("select pg_terminate_backend($1) from t", false),
+            ("select pg_terminate_backend($12)", false),
+            ("insert into t values ($1)", false),
+        ] {
+            assert_eq!(takes_parameter(text.as_bytes()), takes, "{text}");
         }
     }
 
     #[test]
-    fn a_session_is_named_by_the_first_value() {
-        let text = ID.to_string();
-        for (value, new) in [
-            (text.as_bytes(), &b"4194304"[..]),
-            (&ID.to_be_bytes()[..], &4_194_304_i32.to_be_bytes()[..]),
+    fn a_value_names_a_session_in_either_format() {
+        for (format, old, new) in [
+            (0, ID.to_string().as_bytes(), &b"4194304"[..]),
+            (1, &ID.to_be_bytes()[..], &4_194_304_i32.to_be_bytes()[..]),
         ] {
             let mut buffer = BytesMut::new();
             write::message(&mut buffer, b'B', |body| {
-                body.extend_from_slice(b"\0\0\0\x01\0\x01\0\x02");
-                for _ in 0..2 {
-                    body.extend_from_slice(&u32::try_from(value.len()).unwrap().to_be_bytes());
-                    body.extend_from_slice(value);
-                }
+                body.extend_from_slice(&[0, 0, 0, 1, 0, format, 0, 1]);
+                body.extend_from_slice(&u32::try_from(old.len()).unwrap().to_be_bytes());
+                body.extend_from_slice(old);
                 body.extend_from_slice(b"\0\0");
             });
             write::sync(&mut buffer);
-            let before = buffer.len();
-            assert_eq!(found(b'B', &mut buffer, 4_194_304), 1);
-            assert_eq!(buffer.len(), before);
-            let count =
-                |what: &[u8]| buffer.windows(what.len()).filter(|part| *part == what).count();
-            assert_eq!((count(value), count(new)), (1, 1));
-            for end in 5..buffer.len() - 5 {
-                values(Frame { kind: b'B', start: 0, end }, &buffer, &mut Vec::new());
+            let frame = request(&buffer).frames[0];
+            let place = value(frame, &buffer).unwrap();
+            assert_eq!(place.process_id, ID);
+            let (at, before) = place.put(4_194_304, &mut buffer).unwrap();
+            assert_eq!((&*before, &buffer[at..at + new.len()]), (old, new));
+            for end in 5..frame.end - 2 {
+                assert_eq!(value(Frame { kind: b'B', start: 0, end }, &buffer), None, "{end}");
             }
         }
     }
