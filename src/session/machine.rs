@@ -516,10 +516,12 @@ impl Machine {
             return step;
         }
         let effective = self.effective(&script);
-        self.sees = relocation::sees_data(&effective);
-        self.binds = effective.statements.iter().any(relocation::binds);
-        if self.leaves(&effective, server_status, judge) {
-            return Step::Consult(Question::Leaving);
+        if !matches!(self.phase, Phase::Idle) {
+            self.sees = relocation::sees_data(&effective);
+            self.binds = effective.statements.iter().any(relocation::binds);
+            if self.leaves(&effective, server_status, judge) {
+                return Step::Consult(Question::Leaving);
+            }
         }
         let decision = match (decision, &self.phase) {
             (Some(decision), _) => decision,

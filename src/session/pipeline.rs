@@ -101,7 +101,7 @@ impl Machine {
                 return Err(step);
             }
             let script = self.effective(&script);
-            sees |= relocation::sees_data(&script);
+            sees = sees || modes.is_some() && relocation::sees_data(&script);
             self.note_reads(&script, judge);
             if frame.kind == b'P' {
                 self.note_absent(&script, body);
