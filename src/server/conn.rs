@@ -106,6 +106,7 @@ impl Identity {
 
     /// The server serves this session from now on, by the process id that its client was told.
     pub fn serve(&self, session: i32) {
+        self.pardon();
         self.session.store(session, Ordering::Relaxed);
     }
 
@@ -118,6 +119,11 @@ impl Identity {
     /// Somebody ends it to end the session that it serves.
     pub fn condemn(&self) {
         self.condemned.store(self.session(), Ordering::Relaxed);
+    }
+
+    /// It is not, or was not.
+    pub fn pardon(&self) {
+        self.condemned.store(0, Ordering::Relaxed);
     }
 
     /// Whether its end is the end of the session that it serves.

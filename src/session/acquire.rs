@@ -71,8 +71,8 @@ impl Session {
                     if keeps && !on_replica {
                         self.follow_history();
                     }
-                    self.entry.slot.served(&lease.identity);
                     lease.identity.serve(self.entry.process_id);
+                    self.entry.slot.served(&lease.identity);
                     self.lease = Some(lease);
                     self.on_replica = on_replica;
                     self.count_served(node, on_replica);

@@ -25,6 +25,7 @@ use super::post::Post;
 use super::registry::Entry;
 use super::relay::{self, Outcome, RelayError, Turn};
 use super::shared::Shared;
+use super::signal::END_WAIT;
 use super::texts::Ran;
 use crate::client::ClientConn;
 use crate::cluster::NodeId;
@@ -193,6 +194,9 @@ impl Session {
             self.on_silence();
         }
         loop {
+            if self.entry.slot.is_doomed() {
+                Box::pin(self.entry.slot.decided()).await;
+            }
             if self.entry.slot.is_ended() {
                 return Err(SessionEnd::Drained);
             }
@@ -453,8 +457,12 @@ impl Session {
             self.shared.registry.told(&lease.identity, self.entry.process_id);
         }
         if let Some(signals) = self.machine.signals.take() {
+            let ready = matches!(outcome, Ok(Outcome::Ready));
+            if !ready && !self.client.streamed {
+                signals.put_back(&mut self.client.input);
+            }
             let responses = self.lease.as_ref().map(|lease| &lease.responses);
-            signals.answered(responses.is_none_or(Responses::failed));
+            signals.answered(ready, responses.is_none_or(Responses::failed));
         }
         match outcome {
             Ok(Outcome::Refused) => Box::pin(self.on_refused()).await,
@@ -589,8 +597,20 @@ impl Session {
             if lease.identity.is_being_cancelled() {
                 lease.identity.cancels_delivered().await;
             }
+            if lease.identity.is_condemned() {
+                return Box::pin(self.await_end(lease)).await;
+            }
             let epoch = self.shared.cluster.load().node(lease.identity.node).epoch;
             lease.give_back(epoch);
+        }
+    }
+
+    /// Somebody ends the server to end the session.
+    async fn await_end(&self, mut lease: Lease) {
+        lease.spoiled = true;
+        let ended = tokio::time::timeout(END_WAIT, lease.ended_by_administrator()).await;
+        if ended == Ok(true) {
+            self.entry.slot.end();
         }
     }
 

@@ -50,7 +50,7 @@ impl Session {
             report.sqlstate == PROTOCOL_VIOLATION
                 || ran.ends_servers()
                 || self.machine.has_ended_servers()
-                || condemned
+                || condemned && report.sqlstate == ADMIN_SHUTDOWN
                 || is_for_silence(report) && (!fresh || pinned)
         }) {
             // The client's own doing.
@@ -141,7 +141,9 @@ impl Session {
         let report = responses.and_then(|responses| responses.last_error().cloned());
         let body = responses.map_or_else(Box::default, |said| Box::from(said.last_words()));
         self.drop_lease();
-        let ends = |said: &ErrorReport| is_for_silence(said) || condemned;
+        let ends = |said: &ErrorReport| {
+            is_for_silence(said) || condemned && said.sqlstate == ADMIN_SHUTDOWN
+        };
         if let Some(said) = report.clone().filter(ends) {
             return Err(SessionEnd::Ended { said: Box::new(said), body });
         }
@@ -209,6 +211,9 @@ impl Session {
         Ok(self.client.flush().await?)
     }
 }
+
+/// What a server says last that was told to end.
+const ADMIN_SHUTDOWN: &str = "57P01";
 
 /// What a server says last when a client has broken the protocol.
 const PROTOCOL_VIOLATION: &str = "08P01";

@@ -61,6 +61,9 @@ pub struct Slot {
     pub account: OnceLock<Arc<Account>>,
     /// Somebody has ended it (`pg_terminate_backend`).
     ended: AtomicBool,
+    /// Somebody may have: until that is known it begins nothing new.
+    doomed: AtomicBool,
+    decided: Notify,
 }
 
 impl Slot {
@@ -156,9 +159,38 @@ impl Slot {
         }
     }
 
+    /// The session begins nothing new until it is [ended](Self::end) or [spared](Self::spare).
+    pub fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    /// The session goes on.
+    pub fn spare(&self) {
+        self.doomed.store(false, Ordering::Release);
+        self.decided.notify_waiters();
+    }
+
+    /// Whether it is not known whether the session is to end.
+    #[must_use]
+    pub fn is_doomed(&self) -> bool {
+        self.doomed.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is known. Cancel safe.
+    pub async fn decided(&self) {
+        loop {
+            let decided = self.decided.notified();
+            if !self.is_doomed() {
+                return;
+            }
+            decided.await;
+        }
+    }
+
     /// The session is to end, as soon as it is not waiting for a server any more.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.spare();
         if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }

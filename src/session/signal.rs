@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::driver::Session;
-use super::machine::{Machine, Signal, bind_fields};
+use super::machine::{Machine, Signal, bind_fields, parse_fields};
 use super::registry::{LAST_OF_SERVERS, Registry, Slot, carry_out};
 use crate::cluster::NodeId;
 use crate::pool::pool::Wish;
@@ -29,7 +29,9 @@ const STAND_IN_WAIT: Duration = Duration::from_secs(2);
 /// How long a server at work for another session is kept from being given back.
 const HOLD: Duration = Duration::from_secs(1);
 /// How long a server may take to end that was told to.
-const END_WAIT: Duration = Duration::from_secs(5);
+pub(super) const END_WAIT: Duration = Duration::from_secs(5);
+/// The same of one that most likely was not.
+const REFUSED_WAIT: Duration = Duration::from_millis(300);
 
 /// What is to be done when the server has answered.
 #[derive(Debug)]
@@ -45,8 +47,8 @@ pub(super) struct Signals {
     spare: Option<(Lease, Arc<Account>)>,
     /// The session that a spare server stands in for.
     named: Option<(Arc<Slot>, Lease)>,
-    /// Ends the hold of the server of another session when it is dropped.
-    hold: Option<oneshot::Sender<()>>,
+    /// The server of another session, and what ends its hold when it is dropped.
+    hold: Option<(Arc<Identity>, oneshot::Sender<()>)>,
     /// What stood in the request before, and where.
     before: Option<(usize, Box<[u8]>)>,
 }
@@ -55,10 +57,6 @@ impl Session {
     /// Puts a server's process id in the place of a session's in the request under way, which is about to be composed
     /// for the leased server. What is bound after a Flush is looked at when it comes, by [`Machine::look_at`].
     pub(super) async fn stand_in(&mut self, request: &Request) -> Option<Box<Signals>> {
-        if let Some((at, bytes)) = self.machine.signals.take().and_then(|signals| signals.before) {
-            // The request was tried before.
-            self.client.input[at..at + bytes.len()].copy_from_slice(&bytes);
-        }
         let signal = self.machine.signal?;
         let place = self.machine.place(request, &self.client.input);
         if place.is_none() && request.end != End::Flush {
@@ -112,25 +110,36 @@ impl Machine {
         match (request.end, &request.frames[..]) {
             (End::Query, [frame]) => number(*frame, buffer),
             (End::Sync, frames) => {
-                let mut binds = frames.iter().filter(|frame| frame.kind == b'B');
-                let (bind, None) = (binds.next()?, binds.next()) else { return None };
-                let parsed = frames.iter().find(|frame| frame.kind == b'P');
-                let (_, name, _) = bind_fields(bind.body(buffer))?;
-                let takes = match parsed.map(|frame| frame.body(buffer)) {
-                    Some(body) => super::machine::parse_fields(body)
-                        .is_some_and(|(parsed, text, _)| parsed == name && takes_parameter(text)),
+                let mut texts = frames.iter().filter(|frame| matches!(frame.kind, b'P' | b'B'));
+                let (parse, bind) = match (texts.next()?, texts.next(), texts.next()) {
+                    (bind, None, None) => (None, bind),
+                    (parse, Some(bind), None) => (Some(parse), bind),
+                    _ => return None,
+                };
+                let (b'B', (_, name, _)) = (bind.kind, bind_fields(bind.body(buffer))?) else {
+                    return None;
+                };
+                let takes = match parse {
+                    Some(frame) => {
+                        let (parsed, text, _) = parse_fields(frame.body(buffer))?;
+                        if frame.kind == b'P' && parsed == name {
+                            takes_parameter(text)
+                        } else {
+                            None
+                        }
+                    }
                     None => self.takes_parameter(name),
                 };
-                if takes { value(*bind, buffer) } else { None }
+                takes.and_then(|_| value(*bind, buffer))
             }
             _ => None,
         }
     }
 
-    fn takes_parameter(&self, name: &[u8]) -> bool {
+    fn takes_parameter(&self, name: &[u8]) -> Option<Signal> {
         match name {
-            b"" => self.statements.unnamed.get().is_some_and(|unnamed| takes_parameter(unnamed.0)),
-            name => self.named(name).is_some_and(|prepared| takes_parameter(&prepared.text)),
+            b"" => self.statements.unnamed.get().and_then(|unnamed| takes_parameter(unnamed.0)),
+            name => self.named(name).and_then(|prepared| takes_parameter(&prepared.text)),
         }
     }
 
@@ -140,7 +149,12 @@ impl Machine {
             return;
         }
         let Some((_, name, _)) = bind_fields(frame.body(buffer)) else { return };
-        if self.takes_parameter(name)
+        let takes = self.takes_parameter(name);
+        // Of several the first counts.
+        let first = |signals: &Signals| {
+            Some(signals.signal) == takes && signals.named.is_none() && signals.hold.is_none()
+        };
+        if self.signals.as_deref().is_some_and(first)
             && let Some(place) = value(frame, buffer)
             && let Some(signals) = &mut self.signals
         {
@@ -168,37 +182,56 @@ impl Signals {
     fn put(&mut self, place: &Place, buffer: &mut [u8]) {
         let Some(slot) = self.session_of(place.process_id) else { return };
         let ends = self.signal == Signal::Terminate;
-        let process_id = if Arc::ptr_eq(&slot, &self.asks) {
-            self.here.process_id
+        if Arc::ptr_eq(&slot, &self.asks) {
+            self.before = place.put(self.here.process_id, buffer);
         } else if let Some(server) = slot.hold_server_at(self.here.node, ends) {
-            self.hold = Some(release_later(server.clone()));
-            server.process_id
+            self.before = place.put(server.process_id, buffer);
+            if self.before.is_none() {
+                server.pardon();
+            }
+            self.hold = Some((server.clone(), release_later(server)));
         } else {
             let whose = |(_, account): &mut (Lease, Arc<Account>)| {
                 let of = slot.account.get();
                 of.is_some_and(|of| Arc::ptr_eq(of, account) && (ends || *of.user == *self.user))
             };
             let Some((lease, _)) = self.spare.take_if(whose) else { return };
-            let process_id = lease.identity.process_id;
-            self.named = Some((slot, lease));
-            process_id
-        };
-        self.before = place.put(process_id, buffer);
+            self.before = place.put(lease.identity.process_id, buffer);
+            self.named = self.before.is_some().then_some((slot, lease));
+        }
     }
 
-    /// The server has answered.
-    pub(super) fn answered(self, refused: bool) {
-        let Some((slot, mut lease)) = self.named.filter(|_| !refused) else { return };
+    /// Puts back what stood in the request, which is still at the buffer's beginning.
+    pub(super) fn put_back(&self, buffer: &mut [u8]) {
+        if let Some((at, bytes)) = &self.before {
+            buffer[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    /// The server has answered, and is `ready`; something in the request may have `failed`.
+    pub(super) fn answered(self, ready: bool, failed: bool) {
+        if let Some((server, _)) = self.hold.as_ref().filter(|_| failed || !ready) {
+            server.pardon();
+        }
+        let Some((slot, mut lease)) = self.named.filter(|_| ready) else { return };
         match self.signal {
             Signal::Terminate => {
+                // The failure may be another's: the server tells.
+                let limit = if failed { REFUSED_WAIT } else { END_WAIT };
+                if !failed {
+                    slot.doom();
+                }
                 tokio::spawn(async move {
-                    let ended = timeout(END_WAIT, lease.ended_by_administrator()).await;
+                    let ended = timeout(limit, lease.ended_by_administrator()).await;
                     if ended == Ok(true) {
                         slot.end();
                         cancel(&slot).await;
+                    } else {
+                        slot.spare();
                     }
                 });
             }
+            Signal::Cancel if failed => {}
             Signal::Cancel => {
                 drop(lease);
                 tokio::spawn(async move { cancel(&slot).await });
@@ -232,7 +265,7 @@ struct Place {
 }
 
 impl Place {
-    /// Puts another in its place, unless that is longer: it cannot be than a session's own. What was there, and where.
+    /// Puts another in its place, unless that is longer: than a session's own it cannot be. What was there, and where.
     fn put(&self, process_id: i32, buffer: &mut [u8]) -> Option<(usize, Box<[u8]>)> {
         let place = &mut buffer[self.at.clone()];
         let before = Box::from(&*place);
@@ -250,7 +283,7 @@ impl Place {
 }
 
 /// Whether a text is `SELECT` of one of the functions and nothing else, up to its argument; what is left of it.
-fn called(text: &[u8]) -> Option<&[u8]> {
+fn called(text: &[u8]) -> Option<(Signal, &[u8])> {
     let rest = text.trim_ascii_start();
     let (select, rest) = rest.split_at_checked(6)?;
     let after = rest.first()?;
@@ -259,14 +292,18 @@ fn called(text: &[u8]) -> Option<&[u8]> {
     }
     let mut rest = rest.trim_ascii_start();
     for part in [&b"pg_catalog."[..], b""] {
-        for name in [&b"pg_terminate_backend"[..], b"pg_cancel_backend"] {
+        for (signal, name) in [
+            (Signal::Terminate, &b"pg_terminate_backend"[..]),
+            (Signal::Cancel, b"pg_cancel_backend"),
+        ] {
             let length = part.len() + name.len();
             let Some((head, tail)) = rest.split_at_checked(length) else { continue };
             if head[..part.len()].eq_ignore_ascii_case(part)
                 && head[part.len()..].eq_ignore_ascii_case(name)
             {
                 rest = tail.trim_ascii_start();
-                return rest.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+                let argument = rest.strip_prefix(b"(").map(<[u8]>::trim_ascii_start);
+                return argument.map(|argument| (signal, argument));
             }
         }
     }
@@ -279,17 +316,18 @@ fn ends(rest: &[u8]) -> bool {
     rest.is_some_and(|rest| matches!(rest, b"" | b";"))
 }
 
-/// Whether a text sends a signal to what is bound to it, and does nothing else.
-fn takes_parameter(text: &[u8]) -> bool {
-    let parameter = called(text).and_then(|rest| rest.strip_prefix(b"$1"));
-    parameter.is_some_and(|rest| ends(rest.strip_prefix(b"::int").unwrap_or(rest)))
+/// Which signal a text sends to what is bound to it, if it does nothing else.
+fn takes_parameter(text: &[u8]) -> Option<Signal> {
+    let (signal, rest) = called(text)?;
+    let rest = rest.strip_prefix(b"$1")?;
+    ends(rest.strip_prefix(b"::int").unwrap_or(rest)).then_some(signal)
 }
 
 /// The number that a simple query sends a signal to, if it does nothing else.
 fn number(frame: Frame, buffer: &[u8]) -> Option<Place> {
     let body = frame.body(buffer);
     let text = body.strip_suffix(b"\0").unwrap_or(body);
-    let rest = called(text)?;
+    let (_, rest) = called(text)?;
     let length = rest.iter().position(|byte| !byte.is_ascii_digit())?;
     let (digits, after) = rest.split_at(length);
     let process_id = std::str::from_utf8(digits).ok()?.parse().ok()?;
@@ -366,7 +404,7 @@ mod tests {
             ("select pg_terminate_backend($12)", false),
             ("insert into t values ($1)", false),
         ] {
-            assert_eq!(takes_parameter(text.as_bytes()), takes, "{text}");
+            assert_eq!(takes_parameter(text.as_bytes()).is_some(), takes, "{text}");
         }
     }
 
