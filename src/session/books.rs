@@ -9,9 +9,11 @@ use bytes::Bytes;
 
 use super::audit::{Findings, Suspicion, custom_names};
 use super::lend::executes_only;
-use super::machine::{After, Book, Machine, Phase, changes};
+use super::machine::{Machine, changes};
+use super::phase::Phase;
 use super::pins::{Pin, Pins};
 use super::relocation;
+use super::step::{After, Book};
 use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;

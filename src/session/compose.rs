@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
+use super::fields::{bind_fields, parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::{self, Amended, refuse_in_failed};
-use super::machine::{
-    Book, Bound, Machine, Phase, Portal, bind_fields, changes, parse_fields, statement_named,
-};
+use super::machine::{Machine, changes};
+use super::phase::{Bound, Phase};
 use super::pipeline::is_opaque;
 use super::relocation;
 use super::statements::{By, Prepared, put_server_name};
+use super::step::{Book, Portal};
 use super::texts;
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;

@@ -11,9 +11,9 @@ use tokio::time::timeout_at;
 
 use super::driver::Session;
 use super::failure::Failure;
-use super::machine::Question;
 use super::metrics::Freshness;
 use super::sight::{Lost, Sight, Span};
+use super::step::Question;
 use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{Lsn, NodeId, Role, Topology};
 use crate::config::settings::Consistency;

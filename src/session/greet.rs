@@ -8,12 +8,13 @@ use bytes::BytesMut;
 
 use super::driver::Session;
 use super::failure::Failure;
-use super::machine::{Machine, Question};
+use super::machine::Machine;
 use super::options::{self, Fault};
 use super::pins::Pin;
 use super::relay;
 use super::settings::{SessionSettings, Start};
 use super::shared::Shared;
+use super::step::Question;
 use crate::client::{ClientConn, Welcome};
 use crate::config::settings::PoolMode;
 use crate::pool::pools::Greeting;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::machine::{Bound, Machine, Phase, Repeated};
+use super::machine::Machine;
+use super::phase::{Bound, Phase, Repeated};
 use super::statements::{By, Prepared, put_server_name};
 use crate::protocol::request::{End, Request};
 use crate::protocol::response::{Completion, Sent};

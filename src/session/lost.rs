@@ -2,8 +2,11 @@
 
 use bytes::Bytes;
 
+use super::fields::{parse_fields, statement_named};
 use super::judge::Judge;
-use super::machine::{Machine, Phase, Step, parse_fields, statement_named};
+use super::machine::Machine;
+use super::phase::Phase;
+use super::step::Step;
 use super::texts::{Runs, Texts};
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, write};

@@ -14,172 +14,25 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::audit::{Suspicion, custom_names};
+use super::fields::NAME_BYTES;
 use super::judge::Judge;
 use super::options::{self, Fault};
+use super::phase::{Begun, Phase, Repeated};
 use super::pins::{Pin, Pins};
 use super::relocation;
 use super::settings::SessionSettings;
-use super::signal::Signals;
+use super::signal::{Signal, Signals};
 use super::statements::{Prepared, Shared, Statements};
+use super::step::{Book, Portal, Question, Step};
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
-use crate::protocol::{ErrorReport, frame, write};
+use crate::protocol::write;
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::server::Identity;
 use crate::server::laid::statement_for;
 use crate::sql::Script;
 use crate::sql::statement::{Class, Lexis, Modes, SessionEffect, Statement, Transaction};
-
-/// Where a session stands between requests.
-#[derive(Debug)]
-pub(super) enum Phase {
-    /// Outside of a transaction.
-    Idle,
-    /// Inside a transaction that no server knows of yet.
-    Held(Box<Begun>),
-    /// Inside a transaction on the leased server.
-    Open {
-        /// The server is a replica.
-        on_replica: bool,
-        /// On a replica, and what would begin it at another node.
-        begun: Option<Box<Begun>>,
-    },
-    /// Inside a transaction whose server is gone: it can only be rolled back.
-    Lost {
-        /// What the client hears first, if it has not heard of the loss.
-        untold: Option<Box<ErrorReport>>,
-    },
-}
-
-/// What a transaction begins with.
-#[derive(Debug)]
-pub(super) struct Begun {
-    /// BEGIN and what followed it, as the client wrote them.
-    pub(super) texts: Vec<Bytes>,
-    /// The modes that they ask for.
-    pub(super) modes: Modes,
-    /// What has been run since and is to be repeated where the transaction goes on.
-    pub(super) since: Vec<Repeated>,
-    /// What the statement was run with that is being taken into the books.
-    pub(super) values: Option<Arc<Bound>>,
-    /// It has run something that a snapshot was needed for.
-    pub(super) seen: bool,
-    /// It had failed where it was.
-    pub(super) failed: bool,
-}
-
-/// What a transaction has run, to be run once more.
-#[derive(Debug)]
-pub(super) enum Repeated {
-    /// As a simple query.
-    Query(Bytes),
-    /// By the extended protocol.
-    Bound(Arc<Bound>),
-}
-
-/// A statement with the values that were bound to it.
-#[derive(Debug)]
-pub(super) struct Bound {
-    pub(super) text: Bytes,
-    /// The end of a Parse.
-    pub(super) types: Bytes,
-    /// The end of a Bind, behind its names.
-    pub(super) values: Bytes,
-}
-
-impl Begun {
-    pub(super) fn new(text: &[u8], modes: Modes) -> Self {
-        Self {
-            texts: vec![Bytes::copy_from_slice(text)],
-            modes,
-            since: Vec::new(),
-            values: None,
-            seen: false,
-            failed: false,
-        }
-    }
-}
-
-/// What a request asks for that hits servers, named by process id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
-    /// `pg_terminate_backend`
-    Terminate,
-    /// `pg_cancel_backend`
-    Cancel,
-}
-
-/// What is to be done with a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// It is answered by what is in [`Machine::reply`].
-    Answer(Decision),
-    /// It goes to a server.
-    Exchange(Decision),
-    /// Something must be known first; then it is asked again.
-    Consult(Question),
-    /// The client is leaving.
-    Terminate,
-    /// Nothing: PostgreSQL ignores it as well.
-    Ignore,
-}
-
-/// What the machine must know before it can say what to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// How far the primary is: [`Machine::furthest`].
-    Furthest,
-    /// What the session must not fall behind: [`Machine::position`].
-    Position,
-    /// Whether the transaction on a replica may be ended there and be begun anew at the primary:
-    /// [`Machine::on_left_replica`], [`Machine::stay`].
-    Leaving,
-}
-
-/// What becomes of the server after an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
-    /// It stays with the session.
-    Keep,
-    /// It goes back.
-    Release,
-    /// It is asked what the session has left on it; then [`Machine::on_audit`] says.
-    Audit,
-}
-
-/// What a message of the exchange changes in the session's books when it has succeeded.
-#[derive(Debug)]
-pub(super) enum Book {
-    /// Parse of the unnamed statement, prepared at the server under this hash.
-    Unnamed(u64),
-    /// Parse of a text that is prepared at the server, known to the client by this name.
-    Named(Bytes, Arc<Prepared>),
-    /// The same, prepared under the client's own name.
-    Lent(Bytes, Arc<Prepared>),
-    /// The statement of this number is prepared at the server.
-    Here(u64),
-    /// Close of the client's name.
-    Closed(Bytes),
-    /// Close of a number at the server.
-    Gone(u64),
-    /// A statement with session effects ran, with values if they count.
-    Executed(Arc<Script>, Bytes, Option<Arc<Bound>>),
-    /// DISCARD SEQUENCES, ahead of what moves or reads sequences.
-    Discard,
-    /// Something was bound that asks for the end of servers, perhaps its own.
-    Ending,
-}
-
-/// A portal whose execution changes the session.
-#[derive(Debug)]
-pub(super) struct Portal {
-    pub(super) name: Bytes,
-    pub(super) script: Arc<Script>,
-    pub(super) text: Bytes,
-    /// What was bound to it, if that is what changes the session.
-    pub(super) bound: Option<Arc<Bound>>,
-}
 
 /// One session.
 #[derive(Debug)]
@@ -267,9 +120,6 @@ pub struct Machine {
 
 /// Statements that are held back at most.
 const HELD_MOST: usize = 16;
-
-/// What counts of a name (`NAMEDATALEN`).
-const NAME_BYTES: usize = 63;
 
 /// Client encodings in which a byte below 0x80 may be the second half of a character.
 const NOT_ASCII_SAFE: &[&[u8]] =
@@ -653,29 +503,4 @@ pub(super) fn changes(script: &Script) -> bool {
                 Class::Read | Class::LockingRead | Class::Write | Class::CopyIn
             )
     })
-}
-
-/// The parts of a Parse: name, text, parameter types.
-pub(super) fn parse_fields(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (name, rest) = frame::cstr(body)?;
-    let (text, types) = frame::cstr(rest)?;
-    Some((significant(name), text, types))
-}
-
-/// The parts of a Bind: portal, statement, and the rest.
-pub(super) fn bind_fields(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (portal, rest) = frame::cstr(body)?;
-    let (statement, rest) = frame::cstr(rest)?;
-    Some((portal, significant(statement), rest))
-}
-
-/// The statement that a Describe or a Close names; `None` if it names a portal.
-pub(super) fn statement_named(body: &[u8]) -> Option<&[u8]> {
-    let [b'S', rest @ ..] = body else { return None };
-    frame::cstr(rest).map(|(name, _)| significant(name))
-}
-
-/// What PostgreSQL keeps of a statement's name.
-fn significant(name: &[u8]) -> &[u8] {
-    &name[..name.len().min(NAME_BYTES)]
 }

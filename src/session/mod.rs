@@ -1,6 +1,6 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
-//! Pure: [`machine`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
+//! Pure: [`machine`], [`phase`], [`step`], [`fields`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
 //! sockets: [`driver`], [`recovery`], [`relocation`], [`signal`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
 //! [`registry`]; on another thread: [`study`].
 
@@ -13,6 +13,7 @@ pub mod deadlines;
 pub mod driver;
 pub mod eyes;
 pub mod failure;
+mod fields;
 mod fresh;
 pub mod greet;
 pub mod judge;
@@ -22,6 +23,7 @@ mod lost;
 pub mod machine;
 pub mod metrics;
 pub mod options;
+mod phase;
 pub mod pins;
 mod pipeline;
 pub mod post;
@@ -35,6 +37,7 @@ pub mod shared;
 pub mod sight;
 mod signal;
 pub mod statements;
+pub mod step;
 pub mod study;
 mod texts;
 

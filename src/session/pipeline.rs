@@ -9,11 +9,13 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::audit::custom_names;
+use super::fields::{bind_fields, parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::executes_only;
-use super::machine::{
-    Begun, Machine, Phase, Signal, Step, bind_fields, parse_fields, statement_named,
-};
+use super::machine::Machine;
+use super::phase::{Begun, Phase};
+use super::signal::Signal;
+use super::step::Step;
 use super::{relocation, sequences};
 use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;

@@ -7,8 +7,8 @@ use bytes::Buf;
 
 use super::driver::Session;
 use super::failure::{Failure, SessionEnd};
-use super::machine::Step;
 use super::relay::{self, RelayError};
+use super::step::Step;
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, write};
 

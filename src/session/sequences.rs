@@ -11,7 +11,8 @@ use std::sync::{Arc, Weak};
 
 use super::judge::Judge;
 use super::lend::run_unseen;
-use super::machine::{Book, Machine};
+use super::machine::Machine;
+use super::step::Book;
 use crate::catalog::{Catalog, builtin};
 use crate::pool::Wish;
 use crate::protocol::response::Sent;

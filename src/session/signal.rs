@@ -16,13 +16,23 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::driver::Session;
-use super::machine::{Machine, Signal, bind_fields, parse_fields};
+use super::fields::{bind_fields, parse_fields};
+use super::machine::Machine;
 use super::registry::{LAST_OF_SERVERS, Registry, Slot, carry_out};
 use crate::cluster::NodeId;
 use crate::pool::pool::Wish;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Frame, Request};
 use crate::server::Identity;
+
+/// What a request asks for that hits servers, named by process id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// `pg_terminate_backend`
+    Terminate,
+    /// `pg_cancel_backend`
+    Cancel,
+}
 
 /// How long a server is waited for that could stand in. Without one PostgreSQL says that it knows no such process.
 const STAND_IN_WAIT: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::machine::parse_fields;
+use super::fields::parse_fields;
 use crate::protocol::request::{End, Request};
 use crate::sql::statement::Lexis;
 use crate::sql::{Script, ScriptCache};

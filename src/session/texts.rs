@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use super::fields::{bind_fields, parse_fields};
 use super::judge::Judge;
-use super::machine::{Book, Machine, bind_fields, parse_fields};
+use super::machine::Machine;
+use super::step::Book;
 use crate::protocol::request::{End, Frame, Request};
 use crate::sql::Script;
 use crate::sql::statement::{Class, Statement, Transaction};
