@@ -78,7 +78,7 @@ impl Machine {
             Self::evict(server);
             server.served = session;
         }
-        if self.lists_statements && matches!(self.phase, Phase::Idle | Phase::Held(_)) {
+        if self.asks.lists_statements && matches!(self.phase, Phase::Idle | Phase::Held(_)) {
             self.lend_all(server);
         }
         if let Phase::Held(begun) = &self.phase {
@@ -109,7 +109,6 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
-        self.makes_portal = false;
         self.reclaim(request, server);
         self.lend_position(server);
         if self.statements.has_any_of_sql() {
@@ -118,7 +117,7 @@ impl Machine {
                 self.lend_to_functions(server);
             }
         }
-        if self.lists_statements && server.responses.status() == b'T' {
+        if self.asks.lists_statements && server.responses.status() == b'T' {
             self.lend_all(server);
         }
         if request.end == End::Query {
@@ -318,7 +317,7 @@ impl Machine {
         let name = Bytes::copy_from_slice(name);
         self.pending.insert(name.clone(), Some(prepared.clone()));
         let number = prepared.number;
-        if self.lists_statements {
+        if self.asks.lists_statements {
             // The list shows it under its own name.
             server.lent.insert(name.clone(), number);
             self.lending.push(name.clone());
@@ -460,7 +459,7 @@ impl Machine {
 
     /// Remembers a portal whose execution would change the session.
     fn note_portal(&mut self, portal: &[u8], prepared: Option<&Prepared>, unnamed: bool) {
-        self.makes_portal |= !portal.is_empty();
+        self.asks.makes_portal |= !portal.is_empty();
         self.portals.retain(|known| known.name != portal);
         let bound = match (prepared, unnamed) {
             (Some(prepared), _) => Some((&prepared.script, &prepared.text[..])),

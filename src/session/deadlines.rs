@@ -365,7 +365,7 @@ impl Session {
 
     /// The server has not come to an end in time.
     fn give_up(&mut self, request: &Request, rung: Option<Alarm>, fresh: bool) -> Failure {
-        self.machine.signals = None;
+        self.machine.asks.signals = None;
         let torn = self.client.writing
             || self.lease.as_ref().is_some_and(|lease| lease.responses.is_torn());
         if torn {

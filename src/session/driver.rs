@@ -413,8 +413,8 @@ impl Session {
             self.machine.compose_prefix(server, self.entry.process_id);
         }
         let misplaced = fresh && self.misplace_check();
-        if self.machine.signal.is_some() {
-            self.machine.signals = Box::pin(self.stand_in(request)).await;
+        if self.machine.asks.signal.is_some() {
+            self.machine.asks.signals = Box::pin(self.stand_in(request)).await;
         }
         let Some(server) = self.lease.as_mut() else { return Err(Failure::NoPrimary) };
         self.machine.compose(request, &self.client.input, server, &self.eyes);
@@ -452,12 +452,12 @@ impl Session {
             }
             other => other,
         };
-        if self.machine.asks_server
+        if self.machine.asks.its_server
             && let Some(lease) = &self.lease
         {
             self.shared.registry.told(&lease.identity, self.entry.process_id);
         }
-        if let Some(signals) = self.machine.signals.take() {
+        if let Some(signals) = self.machine.asks.signals.take() {
             let ready = matches!(outcome, Ok(Outcome::Ready));
             if !ready && !self.client.streamed {
                 signals.put_back(&mut self.client.input);

@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
+use super::asks::Asks;
 use super::audit::{Suspicion, custom_names};
 use super::fields::NAME_BYTES;
 use super::judge::Judge;
@@ -21,7 +22,6 @@ use super::phase::{Begun, Phase, Repeated};
 use super::pins::{Pin, Pins};
 use super::relocation;
 use super::settings::SessionSettings;
-use super::signal::{Signal, Signals};
 use super::statements::{Prepared, Shared, Statements};
 use super::step::{Book, Portal, Question, Step};
 use crate::cluster::Lsn;
@@ -86,34 +86,8 @@ pub struct Machine {
     pub(super) ascii_safe: bool,
     pub(super) utf8: bool,
     pub(super) read_only_by_default: bool,
-    /// The request under way asks for currval or lastval.
-    pub(super) reads_sequence: bool,
-    /// The request under way may move a sequence.
-    pub(super) moves_sequence: bool,
-    /// Custom settings that the request under way asks for and the session does not have.
-    pub(super) absent: Vec<Box<str>>,
-    /// Of the request under way, a pipeline that goes on, all that is known are reads.
-    reads_so_far: bool,
-    /// The transaction that the pipeline under way begins.
-    pub(super) beginning: Option<Box<Begun>>,
-    /// The request under way needs a snapshot, for all that is known.
-    pub(super) sees: bool,
-    /// The request under way would bind the session to its server.
-    pub(super) binds: bool,
-    /// What the request under way does to sessions that it names.
-    pub(super) signals: Option<Box<Signals>>,
-    /// The request under way asks for its server's process id.
-    pub(super) asks_server: bool,
-    /// The request under way sends this.
-    pub(super) signal: Option<Signal>,
-    /// The request under way makes a portal that outlives it.
-    pub(super) makes_portal: bool,
-    /// The request under way is likely to bind the session to its server.
-    pub(super) settles: bool,
-    /// The request under way needs servers to be closed, or changes what they begin with.
-    pub(super) disturbing: Option<Arc<Script>>,
-    /// The request under way asks which statements are prepared.
-    pub(super) lists_statements: bool,
+    /// What the request under way asks of servers beside its answer.
+    pub(super) asks: Asks,
     /// Most statements that are prepared per server.
     pub(super) prepared_limit: usize,
 }
@@ -158,20 +132,7 @@ impl Machine {
             ascii_safe: true,
             utf8: true,
             read_only_by_default: false,
-            reads_sequence: false,
-            moves_sequence: false,
-            absent: Vec::new(),
-            reads_so_far: false,
-            beginning: None,
-            sees: true,
-            binds: false,
-            signals: None,
-            asks_server: false,
-            signal: None,
-            makes_portal: false,
-            settles: false,
-            disturbing: None,
-            lists_statements: false,
+            asks: Asks::default(),
             prepared_limit,
         }
     }
@@ -256,15 +217,7 @@ impl Machine {
         self.reply.clear();
         self.running = None;
         self.judged.clear();
-        self.reads_sequence = false;
-        self.lists_statements = false;
-        self.moves_sequence = false;
-        self.absent.clear();
-        self.settles = false;
-        self.disturbing = None;
-        self.beginning = None;
-        (self.sees, self.binds) = (true, false);
-        (self.signal, self.signals, self.asks_server) = (None, None, false);
+        self.asks = Asks::default();
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),
@@ -293,7 +246,7 @@ impl Machine {
             End::Flush => match self.judge_pipeline(request, buffer, judge) {
                 // Where it goes is settled, but not what it needs there.
                 Ok(so_far) => {
-                    self.reads_so_far = so_far.target == Target::Replica;
+                    self.asks.reads_so_far = so_far.target == Target::Replica;
                     Decision::primary(Reason::PipelineCutByFlush)
                 }
                 Err(step) => return step,
@@ -317,7 +270,7 @@ impl Machine {
     pub fn may_stand_in(&self, decision: &Decision) -> bool {
         match decision.reason {
             Reason::Set | Reason::Reset | Reason::Show => true,
-            Reason::PipelineCutByFlush => self.reads_so_far,
+            Reason::PipelineCutByFlush => self.asks.reads_so_far,
             _ => false,
         }
     }
@@ -367,8 +320,8 @@ impl Machine {
         }
         let effective = self.effective(&script);
         if !matches!(self.phase, Phase::Idle) {
-            self.sees = relocation::sees_data(&effective);
-            self.binds = effective.statements.iter().any(relocation::binds);
+            self.asks.sees_nothing = !relocation::sees_data(&effective);
+            self.asks.binds = effective.statements.iter().any(relocation::binds);
             if self.leaves(&effective, server_status, judge) {
                 return Step::Consult(Question::Leaving);
             }

@@ -1,10 +1,11 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
-//! Pure: [`machine`], [`phase`], [`step`], [`fields`], [`pipeline`], [`compose`], [`settings`], [`statements`], [`pins`], [`options`], [`sight`]. With
-//! sockets: [`driver`], [`recovery`], [`relocation`], [`signal`], [`deadlines`], [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`],
-//! [`registry`]; on another thread: [`study`].
+//! Pure: [`machine`], [`phase`], [`step`], [`asks`], [`fields`], [`pipeline`], [`compose`], [`settings`], [`statements`],
+//! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`recovery`], [`relocation`], [`signal`], [`deadlines`],
+//! [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
+mod asks;
 pub mod audit;
 mod barrier;
 mod books;

@@ -95,7 +95,7 @@ impl Machine {
                 if frame.kind == b'B' || modes.is_none() {
                     modes = Some(*begin);
                     let text = self.text_of(*frame, buffer);
-                    self.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
+                    self.asks.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
                 }
                 continue;
             }
@@ -121,7 +121,7 @@ impl Machine {
                 Some(first) => first,
             });
         }
-        self.sees = sees;
+        self.asks.sees_nothing = !sees;
         Ok(verdict.unwrap_or_else(|| match modes {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
@@ -210,28 +210,28 @@ impl Machine {
         if script.statements.iter().any(asks) {
             let mut names = BTreeSet::new();
             custom_names(text, &mut names);
-            self.absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
+            self.asks.absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
         }
     }
 
     /// What of the session itself a script asks for, and what it wants a server for.
     pub(super) fn note_reads(&mut self, script: &Arc<Script>, judge: &impl Judge) {
-        self.moves_sequence |= judge.moves_sequence(script);
-        self.settles |= script.statements.iter().any(settles);
+        self.asks.moves_sequence |= judge.moves_sequence(script);
+        self.asks.settles |= script.statements.iter().any(settles);
         let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
         if script.statements.iter().any(disturbs) {
-            self.disturbing = Some(script.clone());
+            self.asks.disturbing = Some(script.clone());
         }
-        self.reads_sequence |= sequences::reads(script);
+        self.asks.reads_sequence |= sequences::reads(script);
         for statement in &script.statements {
             let view = |name: &Name| &*name.name == "pg_prepared_statements";
-            self.lists_statements |= statement.relations.iter().any(view);
+            self.asks.lists_statements |= statement.relations.iter().any(view);
             for call in &statement.calls {
                 match &*call.name.name {
-                    "pg_prepared_statement" => self.lists_statements = true,
-                    "pg_backend_pid" => self.asks_server = true,
-                    "pg_terminate_backend" => self.signal = Some(Signal::Terminate),
-                    "pg_cancel_backend" => self.signal = Some(Signal::Cancel),
+                    "pg_prepared_statement" => self.asks.lists_statements = true,
+                    "pg_backend_pid" => self.asks.its_server = true,
+                    "pg_terminate_backend" => self.asks.signal = Some(Signal::Terminate),
+                    "pg_cancel_backend" => self.asks.signal = Some(Signal::Cancel),
                     _ => {}
                 }
             }
@@ -241,7 +241,7 @@ impl Machine {
     /// What a request does to servers that are not its own: the facts of the text that does it.
     #[must_use]
     pub fn disturbing(&self) -> Option<&Script> {
-        self.disturbing.as_deref()
+        self.asks.disturbing.as_deref()
     }
 }
 

@@ -57,14 +57,14 @@ impl Machine {
         if !matches!(self.phase, Phase::Open { .. }) {
             let begun = match std::mem::replace(&mut self.phase, Phase::Idle) {
                 Phase::Held(begun) => Some(begun),
-                _ => self.beginning.take(),
+                _ => self.asks.beginning.take(),
             };
             self.phase = Phase::Open { on_replica, begun: begun.filter(|_| on_replica) };
         }
         if let Phase::Open { begun: Some(begun), .. } = &mut self.phase {
-            begun.seen |= self.sees;
+            begun.seen |= !self.asks.sees_nothing;
         }
-        if self.makes_portal {
+        if self.asks.makes_portal {
             self.stay();
         }
     }
@@ -95,7 +95,7 @@ impl Machine {
             (Trace::Chained, Some(begun)) if settled => {
                 begun.since.clear();
                 // Of a longer request the next one may have.
-                begun.seen = self.sees;
+                begun.seen = !self.asks.sees_nothing;
             }
             _ => *slot = None,
         }
@@ -139,12 +139,12 @@ impl Machine {
                 Runs::Script(script) => {
                     leaves |= outlook.leaves(&script, judge);
                     sees |= sees_data(&script);
-                    self.binds |= script.statements.iter().any(binds);
+                    self.asks.binds |= script.statements.iter().any(binds);
                 }
                 Runs::Unknown => sees = true,
             }
         }
-        self.sees = sees;
+        self.asks.sees_nothing = !sees;
         leaves
     }
 
@@ -207,7 +207,7 @@ impl Session {
     /// If the replica is lost, does not answer in time or does not let itself be asked (the client has cancelled), or
     /// if the request must not run on a replica and the transaction cannot leave.
     pub(super) async fn leave_replica(&mut self) -> Result<(), Failure> {
-        let binds = self.machine.binds;
+        let binds = self.machine.asks.binds;
         let has_primary = self.shared.cluster.load().primary.is_some();
         if binds && !has_primary {
             return Err(self.refuse(Failure::NoPrimary));

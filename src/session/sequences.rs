@@ -31,11 +31,11 @@ impl Machine {
     pub fn wish<'a>(&'a self, home: Option<&'a Arc<Identity>>) -> Wish<'a> {
         Wish {
             home: home.map(Arc::as_ref),
-            unreserved: self.moves_sequence,
+            unreserved: self.asks.moves_sequence,
             mark: self.mark.as_ref(),
-            without: &self.absent,
+            without: &self.asks.absent,
             // What the session asks for there later cannot be known now.
-            only: self.settles.then(|| self.settings.floor()),
+            only: self.asks.settles.then(|| self.settings.floor()),
         }
     }
 
@@ -43,14 +43,14 @@ impl Machine {
     /// there still is one.
     #[must_use]
     pub fn sequences_at(&self) -> Option<Arc<Identity>> {
-        let concerned = self.moves_sequence || self.reads_sequence;
+        let concerned = self.asks.moves_sequence || self.asks.reads_sequence;
         if concerned { self.sequences_at.upgrade() } else { None }
     }
 
     /// Whether the request under way asks for sequence values.
     #[must_use]
     pub fn reads_sequence(&self) -> bool {
-        self.reads_sequence
+        self.asks.reads_sequence
     }
 
     /// Sees to it that a statement that moves or reads sequences finds no values but the session's own.

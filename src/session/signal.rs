@@ -67,7 +67,7 @@ impl Session {
     /// Puts a server's process id in the place of a session's in the request under way, which is about to be composed
     /// for the leased server. What is bound after a Flush is looked at when it comes, by [`Machine::look_at`].
     pub(super) async fn stand_in(&mut self, request: &Request) -> Option<Box<Signals>> {
-        let signal = self.machine.signal?;
+        let signal = self.machine.asks.signal?;
         let place = self.machine.place(request, &self.client.input);
         if place.is_none() && request.end != End::Flush {
             return None;
@@ -155,7 +155,7 @@ impl Machine {
 
     /// Puts a server's process id in the place of a session's in a frame that came after a Flush.
     pub(super) fn look_at(&mut self, frame: Frame, buffer: &mut [u8]) {
-        if self.signals.is_none() || frame.kind != b'B' {
+        if self.asks.signals.is_none() || frame.kind != b'B' {
             return;
         }
         let Some((_, name, _)) = bind_fields(frame.body(buffer)) else { return };
@@ -164,9 +164,9 @@ impl Machine {
         let first = |signals: &Signals| {
             Some(signals.signal) == takes && signals.named.is_none() && signals.hold.is_none()
         };
-        if self.signals.as_deref().is_some_and(first)
+        if self.asks.signals.as_deref().is_some_and(first)
             && let Some(place) = value(frame, buffer)
-            && let Some(signals) = &mut self.signals
+            && let Some(signals) = &mut self.asks.signals
         {
             signals.put(&place, buffer);
             // It is consumed before anything could be tried again.
