@@ -149,6 +149,7 @@ fn what_decides_knows_no_tokio_and_no_clock() {
         "session/asks.rs",
         "session/fields.rs",
         "session/compose.rs",
+        "session/bind.rs",
         "session/settings.rs",
         "session/statements.rs",
         "session/pins.rs",

@@ -31,21 +31,24 @@ async fn cancel(proxy: &Proxy, key: &[u8]) {
 
 /// Asks for a long sleep, cancels it once it is under way, and returns what came back.
 async fn cancelled(proxy: &Proxy, session: &mut (Wire, Bytes), text: &str) -> String {
-    session.0.send(&query(text)).await;
-    let answer = async {
-        loop {
-            // It may come before the query does, and then does nothing.
-            match tokio::time::timeout(Duration::from_millis(300), session.0.header()).await {
-                Ok(header) => break header,
-                Err(_) => cancel(proxy, &session.1).await,
-            }
+    let key = session.1.clone();
+    cancelled_by(&mut session.0, text, async || cancel(proxy, &key).await).await
+}
+
+/// The same by another way to cancel.
+async fn cancelled_by(session: &mut Wire, text: &str, mut cancel: impl AsyncFnMut()) -> String {
+    session.send(&query(text)).await;
+    let (kind, length) = loop {
+        // It may come before the query does, and then does nothing.
+        match tokio::time::timeout(Duration::from_millis(300), session.header()).await {
+            Ok(header) => break header.unwrap(),
+            Err(_) => cancel().await,
         }
     };
-    let (kind, length) = answer.await.unwrap();
     let mut kinds = String::from(char::from(kind));
-    session.0.skip(length).await;
+    session.skip(length).await;
     if kind != b'Z' {
-        kinds.push_str(&session.0.until_ready().await.0);
+        kinds.push_str(&session.until_ready().await.0);
     }
     kinds
 }
@@ -176,21 +179,10 @@ async fn a_session_is_cancelled_by_the_process_id_that_it_was_told() {
     proxy.await_catalog(cluster, &database).await;
     let mut canceller = Wire::login(&proxy, &database).await;
     let mut session = login(&proxy, &database, 0).await;
+    let ask = format!("SELECT pg_cancel_backend({})", process_id(&session));
     for text in ["SELECT pg_sleep(60)", "INSERT INTO w SELECT 1 FROM pg_sleep(60)"] {
-        session.0.send(&query(text)).await;
-        let ask = format!("SELECT pg_cancel_backend({})", process_id(&session));
-        let mut kinds = String::new();
-        while kinds.is_empty() {
-            // It may come before the query does, and then does nothing.
-            assert_eq!(canceller.ask(&ask).await, "TDCZ");
-            let wait = Duration::from_millis(300);
-            if let Ok(header) = tokio::time::timeout(wait, session.0.header()).await {
-                let (kind, length) = header.unwrap();
-                kinds.push(char::from(kind));
-                session.0.skip(length).await;
-            }
-        }
-        kinds.push_str(&session.0.until_ready().await.0);
+        let cancel = async || assert_eq!(canceller.ask(&ask).await, "TDCZ");
+        let kinds = cancelled_by(&mut session.0, text, cancel).await;
         assert!(kinds.ends_with("EZ"), "{kinds} after {text}");
         assert_eq!(session.0.ask("SELECT 1").await, "TDCZ");
     }

@@ -17,7 +17,7 @@ pub(super) struct Asks {
     /// It may move a sequence.
     pub(super) moves_sequence: bool,
     /// For custom settings that the session does not have.
-    pub(super) absent: Vec<Box<str>>,
+    pub(super) absent: Box<[Box<str>]>,
     /// For reads only, as far as a pipeline that goes on is known.
     pub(super) reads_so_far: bool,
     /// The transaction that its pipeline begins.

@@ -13,12 +13,10 @@ use super::fields::{bind_fields, parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::{self, Amended, refuse_in_failed};
 use super::machine::{Machine, changes};
-use super::phase::{Bound, Phase};
+use super::phase::Phase;
 use super::pipeline::is_opaque;
-use super::relocation;
 use super::statements::{By, Prepared, put_server_name};
 use super::step::{Book, Portal};
-use super::texts;
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
@@ -84,8 +82,7 @@ impl Machine {
         if let Phase::Held(begun) = &self.phase {
             server.unnamed = None;
             for text in &begun.texts {
-                write::query(&mut server.output, text);
-                server.responses.expect_own(Sent::Query, None);
+                lend::query(text, server);
             }
             for repeated in &begun.since {
                 lend::repeat(repeated, server);
@@ -134,21 +131,6 @@ impl Machine {
     fn script_of(&self, frame: Frame, text: &[u8], judge: &impl Judge) -> Arc<Script> {
         let judged = self.judged.iter().find(|(start, _)| *start == frame.start);
         judged.map_or_else(|| judge.script(text, self.lexis), |(_, script)| script.clone())
-    }
-
-    /// Inside a transaction `causeway.lsn` is set for that transaction only.
-    fn lend_position(&mut self, server: &mut ServerConn) {
-        let lends = std::mem::take(&mut self.lends_position);
-        let Some(position) = self.position.filter(|_| lends) else { return };
-        if server.responses.status() == b'T' {
-            let text = format!(
-                "SELECT pg_catalog.set_config('{}', '{position}', true)",
-                super::options::LSN
-            );
-            write::query(&mut server.output, text.as_bytes());
-            server.responses.expect_own(Sent::Query, None);
-            server.unnamed = None;
-        }
     }
 
     /// Writes one frame of the client's. It must be whole.
@@ -365,7 +347,7 @@ impl Machine {
     }
 
     /// Prepares a statement of the session's at the server, if it is not there.
-    fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
+    pub(super) fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
         let here = u32::try_from(self.books.len()).unwrap_or(u32::MAX);
         if server.prepared.touch(prepared.number) || self.is_pending_here(prepared.number, here) {
             return;
@@ -383,7 +365,7 @@ impl Machine {
     }
 
     /// Prepares the session's unnamed statement at the server, if another is there.
-    fn ensure_unnamed(&mut self, server: &mut ServerConn) {
+    pub(super) fn ensure_unnamed(&mut self, server: &mut ServerConn) {
         let Some((text, types, _, hash)) = self.statements.unnamed.get() else {
             // What the server may have there is another session's.
             write::close_statement(&mut server.output, b"");
@@ -396,133 +378,6 @@ impl Machine {
         write::parse(&mut server.output, b"", text, types);
         let tag = self.book(Book::Unnamed(hash));
         server.responses.expect_own(Sent::Parse, Some(tag));
-    }
-
-    fn compose_bind(
-        &mut self,
-        bytes: &[u8],
-        body: &[u8],
-        server: &mut ServerConn,
-        judge: &impl Judge,
-    ) {
-        let Some((portal, name, rest)) = bind_fields(body) else {
-            return pass(bytes, Sent::Bind, server);
-        };
-        let prepared = if name.is_empty() { None } else { self.named(name) };
-        let script = match &prepared {
-            Some(prepared) => Some(prepared.script.clone()),
-            None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
-        };
-        let effective = script.as_ref().map(|script| self.effective(script));
-        if let Some(effective) = &effective {
-            if effective.statements.iter().any(texts::ends_servers) {
-                self.book(Book::Ending);
-            }
-            self.claim_sequences(effective, true, server, judge);
-        }
-        self.bound = true;
-        if name.is_empty() {
-            self.ensure_unnamed(server);
-        }
-        self.note_portal(portal, prepared.as_deref(), name.is_empty());
-        self.note_values(portal, prepared.as_deref(), rest);
-        if let Some(script) = script {
-            self.lend_names(&script, server);
-        }
-        if let Some(effective) = effective
-            && self.note_calls(&effective, judge)
-        {
-            self.note_names(name, rest);
-        }
-        let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
-        if prepared.by == By::Sql || prepared.parameters(self.lexis) != values_brought(rest) {
-            // The server's complaint will name the statement.
-            self.lend(name, server);
-        }
-        if server.lent.get(name) == Some(&prepared.number) {
-            return pass(bytes, Sent::Bind, server);
-        }
-        if prepared.by == By::Sql {
-            refuse_in_failed(server);
-            return pass(bytes, Sent::Bind, server);
-        }
-        self.ensure_prepared(&prepared, server);
-        write::message(&mut server.output, b'B', |out| {
-            out.extend_from_slice(portal);
-            out.put_u8(0);
-            put_server_name(out, prepared.number);
-            out.put_u8(0);
-            out.extend_from_slice(rest);
-        });
-        server.responses.expect(Sent::Bind, None);
-    }
-
-    /// Remembers a portal whose execution would change the session.
-    fn note_portal(&mut self, portal: &[u8], prepared: Option<&Prepared>, unnamed: bool) {
-        self.asks.makes_portal |= !portal.is_empty();
-        self.portals.retain(|known| known.name != portal);
-        let bound = match (prepared, unnamed) {
-            (Some(prepared), _) => Some((&prepared.script, &prepared.text[..])),
-            (None, true) => {
-                self.statements.unnamed.get().map(|(text, _, script, _)| (script, text))
-            }
-            (None, false) => None,
-        };
-        if let Some((script, text)) = bound
-            && changes(script)
-        {
-            self.portals.push(Portal {
-                name: Bytes::copy_from_slice(portal),
-                script: script.clone(),
-                text: Bytes::copy_from_slice(text),
-                bound: None,
-            });
-        }
-    }
-
-    /// The values and the text of a Bind may name the custom settings that a function sets.
-    fn note_names(&mut self, name: &[u8], rest: &[u8]) {
-        let custom = &mut self.suspicion.custom;
-        custom_names(rest, custom);
-        match self
-            .pending
-            .get(name)
-            .cloned()
-            .flatten()
-            .or_else(|| self.statements.get(name).cloned())
-        {
-            Some(prepared) => custom_names(&prepared.text, custom),
-            None => {
-                if let Some((text, ..)) = self.statements.unnamed.get() {
-                    custom_names(text, custom);
-                }
-            }
-        }
-    }
-
-    /// A parameter may name the setting that set_config() will set, and the value.
-    fn note_values(&mut self, portal: &[u8], prepared: Option<&Prepared>, rest: &[u8]) {
-        let Some(noted) = self.portals.last_mut().filter(|noted| noted.name == portal) else {
-            return;
-        };
-        if !relocation::sets_by_value(&noted.script) {
-            return;
-        }
-        custom_names(rest, &mut self.suspicion.custom);
-        if prepared.is_some_and(|prepared| prepared.by == By::Sql) {
-            // Its text is that of a PREPARE.
-            return;
-        }
-        let types = match prepared {
-            Some(prepared) => prepared.types.clone(),
-            None => self
-                .statements
-                .unnamed
-                .get()
-                .map_or_else(Bytes::new, |unnamed| Bytes::copy_from_slice(unnamed.1)),
-        };
-        let (text, values) = (noted.text.clone(), Bytes::copy_from_slice(rest));
-        noted.bound = Some(Arc::new(Bound { text, types, values }));
     }
 
     fn compose_describe(&mut self, bytes: &[u8], body: &[u8], server: &mut ServerConn) {
@@ -631,15 +486,8 @@ impl Machine {
     }
 }
 
-/// How many values a Bind brings; `rest` follows its two names.
-fn values_brought(rest: &[u8]) -> Option<u16> {
-    let (formats, rest) = rest.split_first_chunk()?;
-    let values = rest.get(2 * usize::from(u16::from_be_bytes(*formats))..)?.first_chunk()?;
-    Some(u16::from_be_bytes(*values))
-}
-
 /// Writes a frame as it came.
-fn pass(bytes: &[u8], sent: Sent, server: &mut ServerConn) {
+pub(super) fn pass(bytes: &[u8], sent: Sent, server: &mut ServerConn) {
     server.output.extend_from_slice(bytes);
     server.responses.expect(sent, None);
 }

@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 
 use super::driver::Session;
 use super::failure::Failure;
+use super::lend;
 use super::metrics::Freshness;
 use super::sight::{Lost, Sight, Span};
 use super::step::Question;
@@ -18,11 +19,9 @@ use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{Lsn, NodeId, Role, Topology};
 use crate::config::settings::Consistency;
 use crate::pool::Lease;
-use crate::protocol::response::Sent;
-use crate::protocol::{ErrorReport, write};
+use crate::protocol::ErrorReport;
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
-use crate::server::ServerConn;
 
 /// What a session holds of consistency between requests.
 #[derive(Debug, Default)]
@@ -304,7 +303,7 @@ impl Session {
                  PERFORM pg_sleep(0.001); END LOOP; END $$"
             );
             for text in ["BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", &wait] {
-                compose_own(server, text);
+                lend::query(text.as_bytes(), server);
             }
         }
         misplaced
@@ -443,13 +442,6 @@ impl Session {
     pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
         self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
     }
-}
-
-/// Writes a query of Causeway's own.
-pub(super) fn compose_own(server: &mut ServerConn, text: &str) {
-    write::query(&mut server.output, text.as_bytes());
-    server.responses.expect_own(Sent::Query, None);
-    server.unnamed = None;
 }
 
 /// Whether a level promises more than `eventual`, on replicas.

@@ -172,6 +172,19 @@ impl Machine {
         }
     }
 
+    /// Inside a transaction `causeway.lsn` is set for that transaction only.
+    pub(super) fn lend_position(&mut self, server: &mut ServerConn) {
+        let lends = std::mem::take(&mut self.lends_position);
+        let Some(position) = self.position.filter(|_| lends) else { return };
+        if server.responses.status() == b'T' {
+            let text = format!(
+                "SELECT pg_catalog.set_config('{}', '{position}', true)",
+                super::options::LSN
+            );
+            query(text.as_bytes(), server);
+        }
+    }
+
     /// The client's simple query with what has to stand in it; `None` if nothing has. The names that it
     /// uses are lent ahead of it.
     pub(super) fn amend(
@@ -377,8 +390,8 @@ fn run(text: &[u8], server: &mut ServerConn, failing: Failing) {
     }
 }
 
-/// Runs a query of Causeway's own.
-fn query(text: &[u8], server: &mut ServerConn) {
+/// Writes a simple query of Causeway's own.
+pub(super) fn query(text: &[u8], server: &mut ServerConn) {
     write::query(&mut server.output, text);
     server.responses.expect_own(Sent::Query, None);
     server.unnamed = None;

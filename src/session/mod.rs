@@ -1,13 +1,15 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
-//! Pure: [`machine`], [`phase`], [`step`], [`asks`], [`fields`], [`pipeline`], [`compose`], [`settings`], [`statements`],
-//! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`recovery`], [`relocation`], [`signal`], [`deadlines`],
+//! Pure: [`machine`], [`phase`], [`step`], [`asks`], [`fields`], [`pipeline`], [`compose`], [`bind`], [`settings`], [`statements`],
+//! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`attempt`], [`recovery`], [`relocation`], [`signal`], [`deadlines`],
 //! [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
 mod asks;
+mod attempt;
 pub mod audit;
 mod barrier;
+mod bind;
 mod books;
 pub mod compose;
 pub mod deadlines;

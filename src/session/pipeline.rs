@@ -210,7 +210,9 @@ impl Machine {
         if script.statements.iter().any(asks) {
             let mut names = BTreeSet::new();
             custom_names(text, &mut names);
-            self.asks.absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
+            let mut absent = std::mem::take(&mut self.asks.absent).into_vec();
+            absent.extend(names.into_iter().filter(|name| !self.settings.exists(name)));
+            self.asks.absent = absent.into();
         }
     }
 

@@ -15,8 +15,8 @@ use super::audit::{self, AuditError};
 use super::books::means_the_same_elsewhere;
 use super::driver::Session;
 use super::failure::Failure;
-use super::fresh::compose_own;
 use super::judge::Judge;
+use super::lend;
 use super::machine::Machine;
 use super::phase::{Phase, Repeated};
 use super::relay;
@@ -315,7 +315,7 @@ async fn may_end(
 async fn run(server: &mut ServerConn, text: &str, status: u8) -> Result<(), AuditError> {
     server.responses.begin();
     server.output.clear();
-    compose_own(server, text);
+    lend::query(text.as_bytes(), server);
     let settled = relay::settle(server, &mut BytesMut::new()).await;
     if settled.is_err() || server.responses.status() != status {
         return Err(AuditError::Protocol);
