@@ -188,11 +188,11 @@ impl Session {
             self.on_silence();
         }
         loop {
-            if self.entry.slot.is_doomed() {
+            if !self.entry.slot.goes_on() {
                 Box::pin(self.entry.slot.decided()).await;
-            }
-            if self.entry.slot.is_ended() {
-                return Err(SessionEnd::Drained);
+                if self.entry.slot.is_ended() {
+                    return Err(SessionEnd::Drained);
+                }
             }
             if let Some(request) = self.client.buffered_request(&self.limits)? {
                 return Ok(request);

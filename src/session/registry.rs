@@ -5,7 +5,7 @@
 //! given back (see [`Identity`]).
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Waker;
 use std::time::Duration;
@@ -59,12 +59,17 @@ pub struct Slot {
     waker: Mutex<Option<Waker>>,
     /// Whose it is.
     pub account: OnceLock<Arc<Account>>,
-    /// Somebody has ended it (`pg_terminate_backend`).
-    ended: AtomicBool,
-    /// Somebody may have: until that is known it begins nothing new.
-    doomed: AtomicBool,
+    /// [`GOES_ON`], [`DOOMED`] or [`ENDED`].
+    fate: AtomicU8,
     decided: Notify,
 }
+
+/// Nobody ends the session.
+const GOES_ON: u8 = 0;
+/// Somebody may have ended it (`pg_terminate_backend`): until that is known it begins nothing new.
+const DOOMED: u8 = 1;
+/// Somebody has.
+const ENDED: u8 = 2;
 
 impl Slot {
     /// The session waits for a server.
@@ -161,45 +166,50 @@ impl Slot {
 
     /// The session begins nothing new until it is [ended](Self::end) or [spared](Self::spare).
     pub fn doom(&self) {
-        self.doomed.store(true, Ordering::Release);
+        self.turn(GOES_ON, DOOMED);
     }
 
-    /// The session goes on.
+    /// The session goes on, unless somebody else has ended it.
     pub fn spare(&self) {
-        self.doomed.store(false, Ordering::Release);
+        self.turn(DOOMED, GOES_ON);
         self.decided.notify_waiters();
     }
 
-    /// Whether it is not known whether the session is to end.
-    #[must_use]
-    pub fn is_doomed(&self) -> bool {
-        self.doomed.load(Ordering::Acquire)
-    }
-
-    /// Waits until it is known. Cancel safe.
-    pub async fn decided(&self) {
-        loop {
-            let decided = self.decided.notified();
-            if !self.is_doomed() {
-                return;
-            }
-            decided.await;
-        }
+    fn turn(&self, from: u8, to: u8) {
+        // Whatever else it is stays so.
+        let _ = self.fate.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The session is to end, as soon as it is not waiting for a server any more.
     pub fn end(&self) {
-        self.ended.store(true, Ordering::Release);
-        self.spare();
+        self.fate.store(ENDED, Ordering::Release);
+        self.decided.notify_waiters();
         if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
     }
 
-    /// Whether it is.
+    /// Whether nobody ends the session, for all that is known.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        self.fate.load(Ordering::Acquire) == GOES_ON
+    }
+
+    /// Whether it has been ended.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.fate.load(Ordering::Acquire) == ENDED
+    }
+
+    /// Waits until it is known whether it has. Cancel safe.
+    pub async fn decided(&self) {
+        loop {
+            let decided = self.decided.notified();
+            if self.fate.load(Ordering::Acquire) != DOOMED {
+                return;
+            }
+            decided.await;
+        }
     }
 
     /// Ends a wait for a server.
@@ -391,6 +401,19 @@ mod tests {
         let last = registry.enter(0);
         assert_eq!(last.process_id, i32::MAX);
         assert_eq!(registry.enter(0).process_id, first.process_id + 1);
+    }
+
+    #[test]
+    fn who_is_ended_stays_so() {
+        let slot = Slot::default();
+        slot.doom();
+        assert!(!slot.goes_on() && !slot.is_ended() && slot.decided().now_or_never().is_none());
+        slot.spare();
+        assert!(slot.goes_on() && slot.decided().now_or_never().is_some());
+        slot.end();
+        slot.doom();
+        slot.spare();
+        assert!(slot.is_ended() && slot.decided().now_or_never().is_some());
     }
 
     #[tokio::test]
