@@ -25,9 +25,15 @@ if [ -n "${SEED:-}" ]; then
     afresh=$(mktemp -d)
     trap 'rm -rf "$afresh"' EXIT
 fi
-each=$((seconds / $(echo "$targets" | wc -w)))
+# As many at a time as there are processors; each by itself uses one.
+jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+count=$(echo "$targets" | wc -w)
+rounds=$(((count + jobs - 1) / jobs))
+each=$((seconds / rounds))
 if [ "$each" -lt 1 ]; then each=1; fi
-for name in $targets; do
+
+fuzz() {
+    name=$1
     found=${afresh:-$target/fuzz/found}/$name
     failed=$target/fuzz/failed/$name
     log=$target/fuzz/$name.log
@@ -39,7 +45,19 @@ for name in $targets; do
     then
         tail -40 "$log" >&2
         echo "$name failed; the input is in $failed" >&2
-        exit 1
+        return 1
     fi
     sed -n 's/^Done \([0-9]*\) runs in \([0-9]*\) second.*/'"$name"': \1 inputs in \2 s, none failed/p' "$log"
+}
+
+set -- $targets
+while [ $# -gt 0 ]; do
+    running=
+    while [ $# -gt 0 ] && [ "$(echo $running | wc -w)" -lt "$jobs" ]; do
+        fuzz "$1" &
+        running="$running $!"
+        shift
+    done
+    for process in $running; do wait "$process" || failed_any=yes; done
 done
+[ -z "${failed_any:-}" ]
