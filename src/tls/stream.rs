@@ -28,11 +28,10 @@ use tokio_util::io::poll_read_buf;
 
 pub use self::side::{ClientSide, ServerSide, Side};
 
-/// The least and the most that is asked of the carrier at once, in bytes. A record has up to 16 KiB.
+/// The least and the most that is asked of the carrier at once, in bytes. A record has up to 16 KiB. Whoever asks for
+/// little, as of a peer that has not proved itself, has little read ahead.
 const READ_FIRST: usize = 4 << 10;
 const READ_MOST: usize = 64 << 10;
-/// The most that may lie unprocessed: a handshake message, in its records. rustls takes up to 64 KiB.
-const INCOMING_MOST: usize = 160 << 10;
 /// How much is encrypted at once, and how much may wait for the carrier before no more is taken.
 const WRITE_MOST: usize = 64 << 10;
 /// The most that a record adds to what is in it, in bytes, in any version and cipher of rustls's.
@@ -186,7 +185,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Side> TlsStream<IO, S> {
                 self.unread = !self.incoming.is_empty();
                 return Poll::Ready(Ok(()));
             }
-            if self.ended || ready!(self.poll_receive(cx))? == 0 {
+            if self.ended || ready!(self.poll_receive(cx, READ_FIRST))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
@@ -284,9 +283,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Side> TlsStream<IO, S> {
         !matches!(self.failure, Failure::None)
     }
 
-    /// Reads from the carrier; 0 is its end.
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.incoming.len() > INCOMING_MOST {
+    /// Reads from the carrier, up to `most` at once; 0 is its end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
+        if self.incoming.len() > S::INCOMING_MOST {
             let error = "a TLS message of unlawful length";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
         }
@@ -296,7 +295,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Side> TlsStream<IO, S> {
         match read {
             Poll::Ready(Ok(0)) => self.ended = true,
             Poll::Ready(Ok(count)) if count == spare => {
-                self.read_size = (self.read_size * 2).min(READ_MOST);
+                self.read_size = (self.read_size * 2).min(most);
             }
             Poll::Ready(Ok(count)) if count < READ_FIRST => self.read_size = READ_FIRST,
             Poll::Ready(Ok(_) | Err(_)) => {}
@@ -370,7 +369,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, S: Side> TlsStream<IO, S> {
             if room.filled().len() > before || self.ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_receive(cx))?;
+            let most = if room.remaining() < READ_FIRST { READ_FIRST } else { READ_MOST };
+            ready!(self.poll_receive(cx, most))?;
         }
     }
 }

@@ -13,6 +13,9 @@ pub trait Side: Unpin {
     /// What rustls keeps for this role.
     type Data;
 
+    /// The most that may lie unprocessed, in bytes: a handshake message, in its records.
+    const INCOMING_MOST: usize;
+
     /// Takes apart what has come.
     fn process<'c, 'i>(
         &'c mut self,
@@ -28,11 +31,19 @@ pub type ServerSide = UnbufferedServerConnection;
 /// We are the client.
 pub type ClientSide = UnbufferedClientConnection;
 
+/// What a client may send before anybody knows who it is: a greeting, and a chain of certificates, which has some
+/// kilobytes. rustls would keep up to 64 KiB of either.
+const OF_CLIENTS: usize = 28 << 10;
+/// Of a server's messages rustls takes up to 64 KiB, in records that may be small.
+const OF_SERVERS: usize = 160 << 10;
+
 /// The two differ in rustls's types, and in nothing that is done with them here.
 macro_rules! side {
-    ($side:ty, $data:ty) => {
+    ($side:ty, $data:ty, $most:expr) => {
         impl Side for $side {
             type Data = $data;
+
+            const INCOMING_MOST: usize = $most;
 
             fn process<'c, 'i>(
                 &'c mut self,
@@ -48,5 +59,5 @@ macro_rules! side {
     };
 }
 
-side!(ServerSide, ServerConnectionData);
-side!(ClientSide, ClientConnectionData);
+side!(ServerSide, ServerConnectionData, OF_CLIENTS);
+side!(ClientSide, ClientConnectionData, OF_SERVERS);

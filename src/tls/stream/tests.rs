@@ -235,3 +235,30 @@ async fn a_handshake_is_not_endless() {
     let (failed, ()) = timeout(HANG, async { tokio::join!(accept, flood) }).await.unwrap();
     assert!(failed.is_err());
 }
+
+/// Whoever has not said who it is may make us hold so much and no more, however it cuts it up.
+#[tokio::test]
+async fn a_greeting_that_does_not_end_is_not_kept() {
+    let (config, _) = configs(&TLS13);
+    for record in [100, 16_384] {
+        let (near, mut far) = duplex(1024);
+        let mut hello = vec![1, 0, 0xea, 0x60];
+        hello.resize(60_000, 0);
+        let accept = tokio::spawn(TlsStream::accept(near, config.clone(), BytesMut::new()));
+        let mut taken = 0;
+        for piece in hello.chunks(record) {
+            let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+            let sent = [&[0x16, 3, 1, length[0], length[1]][..], piece].concat();
+            for byte in sent.chunks(64) {
+                if timeout(HANG, far.write_all(byte)).await.expect("it is read or closed").is_err()
+                {
+                    break;
+                }
+                taken += byte.len();
+            }
+        }
+        let error = timeout(HANG, accept).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "a TLS message of unlawful length");
+        assert!(taken <= ServerSide::INCOMING_MOST + READ_FIRST + 1024, "{record}: {taken}");
+    }
+}
