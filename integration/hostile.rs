@@ -261,6 +261,58 @@ async fn a_flood_of_silent_connections_takes_only_its_share() {
     assert!(counted.is_some_and(|count| count >= 1.0), "{counted:?}");
 }
 
+/// What comes beyond `limits.logins` costs next to nothing: so many are told why not, for a moment and without TLS, and
+/// the rest is closed at once. Whoever waits with a load balancer's header is counted as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_beyond_the_limit_is_not_held() {
+    let options = ProxyOptions {
+        proxy: "workers = 1\nproxy_protocol_from = [\"127.0.0.2\"]",
+        more: "[limits]\nlogins = 40\nrefusals = 20\nstartup_timeout = \"10min\"",
+        ..Default::default()
+    };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let client = proxy.connect("app").await;
+    let balancer = || async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.connect(proxy.address).await.unwrap()
+    };
+    let mut there = Vec::new();
+    for _ in 0..40 {
+        there.push(balancer().await);
+    }
+    let metric = async |name| proxy.metric(name, None).await;
+    await_until("all are counted", async || metric("causeway_logins_under_way").await >= 40.0)
+        .await;
+    let mut late = Vec::new();
+    for number in 0..500 {
+        late.push(if number % 2 == 0 {
+            balancer().await
+        } else {
+            TcpStream::connect(proxy.address).await.unwrap()
+        });
+        if number % 50 == 0 {
+            assert!(metric("causeway_refusals_under_way").await <= 20.0);
+        }
+    }
+    assert!(metric("causeway_logins_under_way").await <= 40.0);
+    for stream in &mut late {
+        assert!(read_to_end(stream, SOON).await.is_empty(), "long before startup_timeout");
+    }
+    let unheard = [("limit", "refusals")];
+    let unheard = proxy.metrics().await.sum("causeway_refused_clients_total", &unheard);
+    assert!(unheard.is_some_and(|count| count >= 100.0), "{unheard:?}");
+    let told = proxy.log().matches("clients refused because of a limit").count();
+    assert!((1..=20).contains(&told), "{told} lines");
+    assert!(proxy.config("app").connect(tokio_postgres::NoTls).await.is_err());
+    client.simple_query("SELECT 1").await.expect("who is in does not notice");
+    drop(there);
+    await_until("there is room again", async || {
+        proxy.config("app").connect(tokio_postgres::NoTls).await.is_ok()
+    })
+    .await;
+}
+
 /// What a session hears of others' malice: the 50th and the 99th of a hundred of its answers.
 async fn answers_of(client: &tokio_postgres::Client) -> (Duration, Duration) {
     let mut times = Vec::new();

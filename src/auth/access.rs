@@ -76,6 +76,21 @@ pub fn admit(rules: &[AccessRule], visitor: &Visitor<'_>) -> Result<Method, Refu
     }
 }
 
+/// Whether any rule could let a client in that comes from there, whoever it is.
+#[must_use]
+pub fn awaits(rules: &[AccessRule], address: Option<IpAddr>) -> bool {
+    let visitor = Visitor { address, user: "", database: "", tls: false };
+    for rule in rules.iter().filter(|rule| comes_from(rule, &visitor)) {
+        if rule.method != Method::Reject {
+            return true;
+        }
+        if rule.users.is_empty() && rule.databases.is_empty() && rule.tls.is_none() {
+            return false;
+        }
+    }
+    visitor.is_on_this_machine()
+}
+
 impl Visitor<'_> {
     fn is_on_this_machine(&self) -> bool {
         self.address.is_none_or(|address| address.to_canonical().is_loopback())
@@ -84,18 +99,21 @@ impl Visitor<'_> {
 
 fn matches(rule: &AccessRule, visitor: &Visitor<'_>) -> bool {
     let named = |names: &[String], name: &str| names.is_empty() || names.iter().any(|n| n == name);
-    let comes_from = |origin: &Origin| match origin {
+    comes_from(rule, visitor)
+        && rule.tls.is_none_or(|tls| tls == visitor.tls)
+        && named(&rule.users, visitor.user)
+        && named(&rule.databases, visitor.database)
+}
+
+fn comes_from(rule: &AccessRule, visitor: &Visitor<'_>) -> bool {
+    rule.from.iter().any(|origin| match origin {
         Origin::All => true,
         Origin::Local => visitor.address.is_none(),
         Origin::Loopback => visitor.address.is_some() && visitor.is_on_this_machine(),
         Origin::Network(network) => {
             visitor.address.is_some_and(|address| network.contains(address))
         }
-    };
-    rule.from.iter().any(comes_from)
-        && rule.tls.is_none_or(|tls| tls == visitor.tls)
-        && named(&rule.users, visitor.user)
-        && named(&rule.databases, visitor.database)
+    })
 }
 
 #[cfg(test)]
@@ -172,6 +190,33 @@ mod tests {
                 "{from} {user} {database} {tls}"
             );
         }
+    }
+
+    #[test]
+    fn whom_no_rule_could_let_in_is_known_by_the_address() {
+        use Method::{Cert, Reject, Scram};
+        let rules = [
+            rule("10.1.0.0/16", &["app"], &[], None, Reject),
+            rule("10.0.0.0/8", &["web"], &["shop"], Some(true), Cert),
+            rule("192.0.2.0/24", &[], &[], Some(true), Reject),
+            rule("198.51.100.0/24", &[], &[], None, Reject),
+            rule("198.51.0.0/16", &[], &[], None, Scram),
+            rule("::1", &[], &[], None, Reject),
+        ];
+        for (from, expected) in [
+            ("10.1.0.1", true),
+            ("::ffff:10.2.0.1", true),
+            ("192.0.2.1", false),
+            ("198.51.100.1", false),
+            ("198.51.1.1", true),
+            ("203.0.113.1", false),
+            ("127.0.0.1", true),
+            ("::1", false),
+        ] {
+            assert_eq!(awaits(&rules, Some(from.parse().unwrap())), expected, "{from}");
+        }
+        assert!(awaits(&rules, None));
+        assert!(!awaits(&[rule("local", &[], &[], None, Reject)], None));
     }
 
     #[test]

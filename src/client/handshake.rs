@@ -3,7 +3,7 @@
 //! Owns the order of a login, its time limit, and what a refused client hears. Ends before
 //! `ParameterStatus`, `BackendKeyData` and `ReadyForQuery`, which are the session's. Invariants: before
 //! the client has proved itself it costs one small buffer; nothing it sends is waited for beyond
-//! `limits.startup_timeout`; a refused client can always read why.
+//! its deadline; a refused client can always read why.
 //!
 //! Order and texts follow PostgreSQL 18 (`backend_startup.c`, `auth.c`, `auth-sasl.c`).
 
@@ -34,8 +34,10 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub struct Entrance<'a> {
     /// Who may enter.
     pub credentials: &'a Credentials,
-    /// `startup_packet` and `startup_timeout` are looked at.
+    /// `startup_packet` is looked at.
     pub limits: &'a Limits,
+    /// When its time is over: from its arrival `limits.startup_timeout`, or less.
+    pub deadline: Instant,
     /// Who else, as the database says.
     pub roles: Option<&'a Roles>,
     /// Who may try, from where and how.
@@ -44,7 +46,7 @@ pub struct Entrance<'a> {
     pub peer: PeerAddr,
     /// How long it has to wait before it may prove itself, since others from there have failed.
     pub wait: Duration,
-    /// Set when nobody may enter now (too many clients, shutting down): what a client hears once it
+    /// Set when nobody may enter now (shutting down): what a client hears once it
     /// has said what it wants. Cancel requests pass all the same.
     pub closed: Option<&'a ErrorReport>,
     /// What is offered of TLS.
@@ -275,7 +277,7 @@ fn doom_text(doom: Option<Doom>, source: &ScramError) -> String {
 /// connection closed when this returns an error, which is for the log. `buffer` holds bytes already
 /// read, if any.
 ///
-/// Takes at most `limits.startup_timeout`, and two seconds more to say goodbye.
+/// Takes until the deadline at most, and two seconds more to say goodbye.
 ///
 /// # Errors
 /// When the client did not get in.
@@ -287,7 +289,7 @@ pub async fn enter(
     buffer: BytesMut,
     entrance: Entrance<'_>,
 ) -> Result<Entered, HandshakeError> {
-    let deadline = Instant::now() + entrance.limits.startup_timeout;
+    let deadline = entrance.deadline;
     let mut wire = ReadAhead { stream, buffer };
     let mut admitted = admit(&mut wire, entrance, deadline).await;
     if let Ok(Admitted::Tls { acceptor, direct }) = admitted {

@@ -137,6 +137,7 @@ pub struct LimitsSection {
     pub clients_per_database: Key<u64>,
     pub clients_per_address: Key<u64>,
     pub logins: Key<u64>,
+    pub refusals: Key<u64>,
     pub memory: Key<Bytes>,
     pub startup_timeout: Key<Duration>,
     pub startup_packet: Key<Bytes>,

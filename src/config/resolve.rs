@@ -319,6 +319,7 @@ impl Reader<'_> {
             clients_per_address: self
                 .bound("limits.clients_per_address", section.clients_per_address),
             logins: self.count("limits.logins", section.logins, 1..=1_000_000, 2000)?,
+            refusals: self.count("limits.refusals", section.refusals, 0..=1_000_000, 500)?,
             memory: self
                 .optional("limits.memory", section.memory)
                 .map(|bytes| bytes.0)

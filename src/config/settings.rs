@@ -330,6 +330,8 @@ pub struct Limits {
     pub clients_per_address: Option<usize>,
     /// Connections that have not logged in.
     pub logins: usize,
+    /// Connections that are being told why they are not let in.
+    pub refusals: usize,
     /// Resident memory in bytes beyond which nobody is let in.
     pub memory: Option<u64>,
     /// From accept to the end of the login.

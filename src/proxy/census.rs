@@ -1,10 +1,16 @@
-//! How many clients there are: in all, by user, by database, by address, and how many are on their way
-//! in. Whoever would be one too many is told so, and nobody else notices.
+//! How many clients there are: in all, by user, by database, by address, how many are on their way
+//! in, and how many are being told that they may not. Whoever would be one too many is told so, and nobody else
+//! notices.
+//!
+//! What is here before its login is bounded: `limits.logins` that may prove themselves, of which the last
+//! quarter is for addresses that have few, and `limits.refusals` that are being told why not. Whoever comes beyond
+//! these is closed without a word.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -16,14 +22,18 @@ use crate::telemetry::Registry;
 use crate::telemetry::metrics::{Counter, Gauge};
 
 /// The bounds that can be run into, as the metric names them.
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 7] = [
     "clients",
     "clients_per_user",
     "clients_per_database",
     "clients_per_address",
     "logins",
     "memory",
+    "refusals",
 ];
+
+/// The log tells of refusals by one limit once in so long at most: how many there are is their choice who come.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// All clients.
 #[derive(Debug)]
@@ -33,6 +43,7 @@ pub struct Census {
     short_of_memory: AtomicBool,
     clients: Gauge,
     logins: Gauge,
+    refusals: Gauge,
     refused: Box<[Counter]>,
 }
 
@@ -40,9 +51,34 @@ pub struct Census {
 struct State {
     sessions: usize,
     logins: usize,
+    refusals: usize,
     by_user: HashMap<Box<str>, usize>,
     by_database: HashMap<Box<str>, usize>,
+    /// Sessions and logins.
     by_address: HashMap<IpAddr, usize>,
+    /// Logins alone.
+    logins_by_address: HashMap<IpAddr, usize>,
+    /// What the log has been told, for each of the limits.
+    told: [Told; LIMITS.len()],
+}
+
+/// When the log was last told, and how many it has not been told of.
+#[derive(Debug, Default, Clone, Copy)]
+struct Told {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Told {
+    /// One more. How many there are to tell of, if it is time.
+    fn one_more(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
 }
 
 /// A connection that is counted; dropped, it is no more.
@@ -50,7 +86,28 @@ struct State {
 pub struct Counted {
     census: Arc<Census>,
     address: Option<IpAddr>,
-    session: Option<(Box<str>, Box<str>)>,
+    place: Place,
+}
+
+/// What it counts as.
+#[derive(Debug)]
+enum Place {
+    Login,
+    Refusal,
+    Session { user: Box<str>, database: Box<str> },
+}
+
+/// What becomes of a connection that has come.
+#[derive(Debug)]
+pub enum Arrived {
+    /// It may prove itself.
+    Guest(Counted),
+    /// No rule of access could let it in: it is told so.
+    Stranger(Counted),
+    /// It is one too many, and is told so.
+    TurnedAway(Counted, Box<ErrorReport>),
+    /// It is one too many, and so many are being told why that it is closed without a word.
+    Unheard,
 }
 
 impl Census {
@@ -63,54 +120,58 @@ impl Census {
             clients: registry.gauge("causeway_clients", "Clients that are logged in"),
             logins: registry
                 .gauge("causeway_logins_under_way", "Connections that have not logged in yet"),
+            refusals: registry.gauge(
+                "causeway_refusals_under_way",
+                "Connections that are being told why they are not let in",
+            ),
             refused: registry
                 .counters(
                     "causeway_refused_clients",
-                    "Clients that were refused because of a limit",
+                    "Clients that were refused because of a limit; refusals: without a word",
                     &["limit"],
                 )
                 .indexed(&LIMITS),
         }
     }
 
-    /// A connection has come. What it is told instead of being let in, if it is one too many.
-    pub fn arrive(
-        self: &Arc<Self>,
-        peer: PeerAddr,
-        limits: &Limits,
-    ) -> (Counted, Option<ErrorReport>) {
-        let address = match peer {
-            PeerAddr::Tcp(address) => Some(source(address.ip())),
-            PeerAddr::Local => None,
-        };
+    /// A connection has come; from where need not be known yet.
+    pub fn arrive(self: &Arc<Self>, limits: &Limits) -> Arrived {
         let mut state = self.state.lock();
-        state.logins += 1;
-        let from_there = address.map_or(0, |address| {
-            let count = state.by_address.entry(address).or_default();
-            *count += 1;
-            *count
-        });
         let full = if state.sessions >= limits.clients {
             Some("clients")
-        } else if limits.clients_per_address.is_some_and(|most| from_there > most) {
-            Some("clients_per_address")
-        } else if state.logins > limits.logins {
+        } else if state.logins >= limits.logins {
             Some("logins")
         } else if self.short_of_memory.load(Ordering::Relaxed) {
             Some("memory")
         } else {
             None
         };
+        match full {
+            None => state.logins += 1,
+            Some(_) if state.refusals < limits.refusals => state.refusals += 1,
+            Some(limit) => {
+                drop(state);
+                self.count_refusal(limit);
+                self.count_refusal("refusals");
+                return Arrived::Unheard;
+            }
+        }
         drop(state);
-        self.logins.inc();
-        let counted = Counted { census: self.clone(), address, session: None };
-        (counted, full.map(|limit| self.refuse(limit, limits)))
+        let counted = |place| Counted { census: self.clone(), address: None, place };
+        match full {
+            None => {
+                self.logins.inc();
+                Arrived::Guest(counted(Place::Login))
+            }
+            Some(limit) => {
+                self.refusals.inc();
+                Arrived::TurnedAway(counted(Place::Refusal), Box::new(self.refuse(limit, limits)))
+            }
+        }
     }
 
     fn refuse(&self, limit: &'static str, limits: &Limits) -> ErrorReport {
-        if let Some(at) = LIMITS.iter().position(|known| *known == limit) {
-            self.refused[at].inc();
-        }
+        self.count_refusal(limit);
         let (message, most) = match limit {
             "memory" => {
                 return ErrorReport::fatal("53200", "out of memory").with_detail(
@@ -128,6 +189,15 @@ impl Census {
             .with_detail(format!("The proxy has as many as limits.{limit} allows: {most}."))
     }
 
+    fn count_refusal(&self, limit: &'static str) {
+        let Some(at) = LIMITS.iter().position(|known| *known == limit) else { return };
+        self.refused[at].inc();
+        let due = self.state.lock().told[at].one_more(Instant::now());
+        if let Some(count) = due {
+            tracing::warn!(limit, count, "clients refused because of a limit");
+        }
+    }
+
     /// Takes note of the memory that the process has, in bytes.
     pub fn note_memory(&self, resident: u64, limits: &Limits) {
         let short = limits.memory.is_some_and(|most| resident > most);
@@ -142,6 +212,41 @@ impl Census {
 }
 
 impl Counted {
+    /// The connection is known to come from there; `awaited` says whether any rule of access could let it in.
+    #[must_use]
+    pub fn comes_from(mut self, peer: PeerAddr, awaited: bool, limits: &Limits) -> Arrived {
+        let address = match peer {
+            PeerAddr::Tcp(address) => Some(source(address.ip())),
+            PeerAddr::Local => None,
+        };
+        let census = self.census.clone();
+        let mut state = census.state.lock();
+        let full = awaited.then(|| state.is_full_for(address, limits)).flatten();
+        if awaited && full.is_none() {
+            if let Some(address) = address {
+                *state.by_address.entry(address).or_default() += 1;
+                *state.logins_by_address.entry(address).or_default() += 1;
+            }
+            self.address = address;
+            return Arrived::Guest(self);
+        }
+        if state.refusals >= limits.refusals {
+            drop(state);
+            full.into_iter().chain(["refusals"]).for_each(|limit| census.count_refusal(limit));
+            return Arrived::Unheard;
+        }
+        state.logins -= 1;
+        state.refusals += 1;
+        drop(state);
+        census.logins.dec();
+        census.refusals.inc();
+        self.place = Place::Refusal;
+        match full {
+            Some(limit) => Arrived::TurnedAway(self, Box::new(census.refuse(limit, limits))),
+            None => Arrived::Stranger(self),
+        }
+    }
+
     /// The connection has logged in.
     ///
     /// # Errors
@@ -182,13 +287,16 @@ impl Counted {
                 _ => report,
             }));
         }
+        state.leave(&self.place, self.address);
         state.sessions += 1;
-        state.logins -= 1;
+        if let Some(address) = self.address {
+            *state.by_address.entry(address).or_default() += 1;
+        }
         *state.by_user.entry(user.into()).or_default() += 1;
         *state.by_database.entry(database.into()).or_default() += 1;
-        self.session = Some((user.into(), database.into()));
         drop(state);
-        census.logins.dec();
+        let session = Place::Session { user: user.into(), database: database.into() };
+        census.gauge(&std::mem::replace(&mut self.place, session)).dec();
         census.clients.inc();
         Ok(())
     }
@@ -196,19 +304,57 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let census = &self.census;
-        let mut state = census.state.lock();
-        if let Some(address) = &self.address {
-            lower(&mut state.by_address, address);
-        }
-        if let Some((user, database)) = &self.session {
-            state.sessions -= 1;
-            lower(&mut state.by_user, user);
-            lower(&mut state.by_database, database);
-            census.clients.dec();
+        self.census.state.lock().leave(&self.place, self.address);
+        self.census.gauge(&self.place).dec();
+    }
+}
+
+impl State {
+    /// The limit that has no room for one more login from there.
+    fn is_full_for(&self, address: Option<IpAddr>, limits: &Limits) -> Option<&'static str> {
+        let address = address?;
+        let there = |counts: &HashMap<_, usize>| counts.get(&address).copied().unwrap_or(0);
+        let quarter = (limits.logins / 4).max(1);
+        let scarce = self.logins > limits.logins - quarter;
+        if limits.clients_per_address.is_some_and(|most| there(&self.by_address) >= most) {
+            Some("clients_per_address")
+        } else if scarce && there(&self.logins_by_address) >= quarter {
+            Some("logins")
         } else {
-            state.logins -= 1;
-            census.logins.dec();
+            None
+        }
+    }
+
+    fn leave(&mut self, place: &Place, address: Option<IpAddr>) {
+        match place {
+            Place::Refusal => {
+                self.refusals -= 1;
+                return;
+            }
+            Place::Login => {
+                self.logins -= 1;
+                if let Some(address) = &address {
+                    lower(&mut self.logins_by_address, address);
+                }
+            }
+            Place::Session { user, database } => {
+                self.sessions -= 1;
+                lower(&mut self.by_user, user);
+                lower(&mut self.by_database, database);
+            }
+        }
+        if let Some(address) = &address {
+            lower(&mut self.by_address, address);
+        }
+    }
+}
+
+impl Census {
+    fn gauge(&self, place: &Place) -> &Gauge {
+        match place {
+            Place::Login => &self.logins,
+            Place::Refusal => &self.refusals,
+            Place::Session { .. } => &self.clients,
         }
     }
 }
@@ -244,9 +390,36 @@ mod tests {
         PeerAddr::Tcp(std::net::SocketAddr::new(host.parse().unwrap(), 1))
     }
 
-    fn told(refusal: Option<ErrorReport>) -> String {
-        refusal
-            .map_or("let in".to_owned(), |report| format!("{} {}", report.sqlstate, report.message))
+    fn come(census: &Arc<Census>, peer: PeerAddr, awaited: bool, limits: &Limits) -> Arrived {
+        match census.arrive(limits) {
+            Arrived::Guest(counted) => counted.comes_from(peer, awaited, limits),
+            other => other,
+        }
+    }
+
+    fn told(arrived: &Arrived) -> String {
+        match arrived {
+            Arrived::Guest(_) => "let in".to_owned(),
+            Arrived::Stranger(_) => "a stranger".to_owned(),
+            Arrived::TurnedAway(_, report) => format!("{} {}", report.sqlstate, report.message),
+            Arrived::Unheard => "unheard".to_owned(),
+        }
+    }
+
+    fn guest(arrived: Arrived) -> Counted {
+        match arrived {
+            Arrived::Guest(counted) => counted,
+            other => panic!("{}", told(&other)),
+        }
+    }
+
+    fn is_empty(census: &Census) -> bool {
+        let state = census.state.lock();
+        (state.sessions, state.logins, state.refusals) == (0, 0, 0)
+            && state.by_user.is_empty()
+            && state.by_database.is_empty()
+            && state.by_address.is_empty()
+            && state.logins_by_address.is_empty()
     }
 
     #[test]
@@ -255,46 +428,85 @@ mod tests {
         let census = census();
         let mut there = Vec::new();
         for (user, database, expected) in [
-            ("a", "d", "let in"),
-            ("a", "d", "let in"),
-            ("a", "d", "53300 too many connections for role \"a\""),
-            ("b", "d", "let in"),
-            ("b", "d", "53300 too many connections for database \"d\""),
-            ("b", "e", "let in"),
+            ("a", "d", None),
+            ("a", "d", None),
+            ("a", "d", Some("too many connections for role \"a\"")),
+            ("b", "d", None),
+            ("b", "d", Some("too many connections for database \"d\"")),
+            ("b", "e", None),
         ] {
-            let (mut counted, refusal) = census.arrive(PeerAddr::Local, &limits);
-            assert_eq!(told(refusal), "let in");
+            let mut counted = guest(come(&census, peer("192.0.2.1"), true, &limits));
             let refusal = counted.logged_in(user, database, &limits).err();
-            assert_eq!(told(refusal.clone().map(|report| *report)), expected);
+            let said = refusal.as_ref().map(|report| report.message.as_ref());
+            assert_eq!(said, expected);
             if refusal.is_none() {
                 there.push(counted);
             }
         }
-        let (late, refusal) = census.arrive(PeerAddr::Local, &limits);
-        assert_eq!(told(refusal), "53300 sorry, too many clients already");
+        let late = come(&census, PeerAddr::Local, true, &limits);
+        assert_eq!(told(&late), "53300 sorry, too many clients already");
         drop(late);
         there.pop();
-        let (mut next, refusal) = census.arrive(PeerAddr::Local, &limits);
-        assert_eq!((told(refusal), next.logged_in("b", "e", &limits)), ("let in".into(), Ok(())));
+        let mut next = guest(come(&census, PeerAddr::Local, true, &limits));
+        assert_eq!(next.logged_in("b", "e", &limits), Ok(()));
         drop((next, there));
-        let state = census.state.lock();
-        assert_eq!((state.sessions, state.logins), (0, 0));
-        assert!(state.by_user.is_empty() && state.by_database.is_empty());
+        assert!(is_empty(&census));
     }
 
     #[test]
     fn one_address_cannot_take_everything() {
         let limits = limits("clients_per_address = 2\nlogins = 3");
         let census = census();
-        let one = census.arrive(peer("192.0.2.1"), &limits);
-        let two = census.arrive(peer("192.0.2.1"), &limits);
-        assert_eq!((told(one.1), told(two.1)), ("let in".into(), "let in".into()));
-        let (three, refusal) = census.arrive(peer("192.0.2.1"), &limits);
-        assert_eq!(told(refusal), "53300 too many connections from this address");
-        let (other, refusal) = census.arrive(peer("192.0.2.2"), &limits);
-        assert_eq!(told(refusal), "53300 too many connections are logging in");
-        drop((one.0, two.0, three, other));
-        assert!(census.state.lock().by_address.is_empty());
+        let one = guest(come(&census, peer("192.0.2.1"), true, &limits));
+        let two = guest(come(&census, peer("192.0.2.1"), true, &limits));
+        let three = come(&census, peer("192.0.2.1"), true, &limits);
+        assert_eq!(told(&three), "53300 too many connections from this address");
+        let other = guest(come(&census, peer("192.0.2.2"), true, &limits));
+        let late = come(&census, peer("192.0.2.3"), true, &limits);
+        assert_eq!(told(&late), "53300 too many connections are logging in");
+        drop((one, two, three, other, late));
+        assert!(is_empty(&census));
+    }
+
+    #[test]
+    fn the_last_logins_are_for_addresses_that_have_few() {
+        let limits = limits("logins = 8");
+        let census = census();
+        let there: Vec<_> =
+            (0..8).map(|_| come(&census, peer("192.0.2.1"), true, &limits)).collect();
+        let let_in = there.iter().filter(|arrived| told(arrived) == "let in").count();
+        assert_eq!(let_in, 6);
+        // It counts by what proves itself, not by who is there: whoever is in has left its place.
+        let others = [peer("192.0.2.2"), PeerAddr::Local];
+        let others = others.map(|from| guest(come(&census, from, true, &limits)));
+        let late = come(&census, peer("192.0.2.3"), true, &limits);
+        assert_eq!(told(&late), "53300 too many connections are logging in");
+        drop((there, others, late));
+        assert!(is_empty(&census));
+    }
+
+    #[test]
+    fn who_is_told_why_not_is_bounded_as_well() {
+        let limits = limits("logins = 4\nrefusals = 2");
+        let census = census();
+        let stranger = come(&census, peer("192.0.2.1"), false, &limits);
+        assert_eq!(told(&stranger), "a stranger");
+        let there: Vec<_> =
+            (0..4).map(|_| guest(come(&census, PeerAddr::Local, true, &limits))).collect();
+        let told_so = come(&census, PeerAddr::Local, true, &limits);
+        assert_eq!(told(&told_so), "53300 too many connections are logging in");
+        for from in [PeerAddr::Local, peer("192.0.2.1")] {
+            assert_eq!(told(&come(&census, from, true, &limits)), "unheard");
+        }
+        drop(there);
+        assert_eq!(told(&come(&census, peer("192.0.2.1"), false, &limits)), "unheard");
+        assert_eq!(
+            census.refused.iter().map(Counter::value).collect::<Vec<_>>(),
+            [0, 0, 0, 0, 3, 0, 3]
+        );
+        drop((stranger, told_so));
+        assert_eq!(told(&come(&census, peer("192.0.2.1"), false, &limits)), "a stranger");
+        assert!(is_empty(&census));
     }
 
     #[test]
@@ -305,7 +517,15 @@ mod tests {
             [(1, "let in"), (2 << 20, "53200 out of memory"), (1 << 20, "let in")]
         {
             census.note_memory(resident, &limits);
-            assert_eq!(told(census.arrive(PeerAddr::Local, &limits).1), expected);
+            assert_eq!(told(&come(&census, PeerAddr::Local, true, &limits)), expected);
         }
+    }
+
+    #[test]
+    fn the_log_is_told_of_a_flood_but_not_of_each_drop() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        let said: Vec<_> = (0..100).filter_map(|_| told.one_more(now)).collect();
+        assert_eq!(said, [1]);
+        assert_eq!(told.one_more(now + LOG_EVERY), Some(100));
     }
 }

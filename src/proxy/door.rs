@@ -7,6 +7,7 @@
 //! requests end here as well.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,19 +16,25 @@ use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::census::Census;
+use super::census::{Arrived, Census, Counted};
 use super::crew::{Arrival, Crew};
+use crate::auth::access;
 use crate::auth::{Throttle, turns};
 use crate::client::handshake::refuse;
 use crate::client::{self, Entered, Entrance, HandshakeError, Welcome};
 use crate::config::Settings;
 use crate::net::{Bound, Listener, PeerAddr, Stream};
 use crate::protocol::ErrorReport;
-use crate::protocol::startup::StartupError;
-use crate::session::Shared;
+use crate::protocol::startup::{CancelKey, StartupError};
+use crate::session::{Rules, Shared};
 
 /// One door for so many workers.
 const WORKERS_EACH: usize = 8;
+
+/// How long a client that is one too many is listened to, and one whose address no rule lets in, which is owed
+/// an answer over TLS as well.
+const TURNED_AWAY: Duration = Duration::from_secs(1);
+const STRANGER: Duration = Duration::from_secs(2);
 
 /// Who is let in, over all doors.
 #[derive(Debug)]
@@ -98,19 +105,37 @@ async fn accept(listener: Listener, door: Door, logins: TaskTracker) {
             accepted = listener.accept() => accepted,
             () = door.drain.cancelled() => return,
         };
-        let door = door.clone();
-        logins.spawn(async move { door.log_in(stream, peer).await });
+        let rules = door.shared.rules.load_full();
+        match door.gate.census.arrive(&rules.settings.limits) {
+            Arrived::Unheard => drop(stream),
+            arrived => {
+                let door = door.clone();
+                logins.spawn(async move { door.receive(stream, peer, &rules, arrived).await });
+            }
+        }
     }
 }
 
 impl Door {
     /// From a connection to a client that a worker has, or one that was told why not.
-    async fn log_in(self, mut stream: Stream, mut peer: PeerAddr) {
-        let rules = self.shared.rules.load_full();
+    async fn receive(
+        self,
+        mut stream: Stream,
+        mut peer: PeerAddr,
+        rules: &Rules,
+        mut arrived: Arrived,
+    ) {
         let limits = &rules.settings.limits;
+        let now = tokio::time::Instant::now();
+        let deadline = now + limits.startup_timeout;
         let mut buffer = BytesMut::new();
         if speaks_for_others(&rules.settings, peer) {
-            match client::proxied(stream, peer, limits.startup_timeout).await {
+            let within = if matches!(arrived, Arrived::Guest(_)) {
+                limits.startup_timeout
+            } else {
+                TURNED_AWAY
+            };
+            match client::proxied(stream, peer, within).await {
                 Ok((proxied, read_ahead, from)) => {
                     (stream, buffer, peer) = (proxied, read_ahead, from);
                 }
@@ -121,8 +146,40 @@ impl Door {
                 }
             }
         }
-        let (counted, full) = self.gate.census.arrive(peer, limits);
-        let closed = if self.drain.is_cancelled() { Some(shutting_down()) } else { full };
+        if let Arrived::Guest(counted) = arrived {
+            let awaited = access::awaits(&rules.settings.access, ip(peer));
+            arrived = counted.comes_from(peer, awaited, limits);
+        }
+        match arrived {
+            Arrived::Guest(counted) => {
+                self.log_in(stream, buffer, peer, rules, counted, deadline).await;
+            }
+            Arrived::Stranger(counted) => {
+                let deadline = deadline.min(now + STRANGER);
+                self.log_in(stream, buffer, peer, rules, counted, deadline).await;
+            }
+            Arrived::TurnedAway(_counted, report) => {
+                let within = TURNED_AWAY.min(limits.startup_timeout);
+                match client::turn_away(stream, buffer, &report, within).await {
+                    Some((stream, key)) => self.cancel(stream, &key).await,
+                    None => self.shared.metrics.refused_logins.inc(),
+                }
+            }
+            Arrived::Unheard => {}
+        }
+    }
+
+    async fn log_in(
+        self,
+        stream: Stream,
+        buffer: BytesMut,
+        peer: PeerAddr,
+        rules: &Rules,
+        counted: Counted,
+        deadline: tokio::time::Instant,
+    ) {
+        let limits = &rules.settings.limits;
+        let closed = self.drain.is_cancelled().then(shutting_down);
         let entrance = Entrance {
             credentials: &rules.credentials,
             roles: rules.roles.as_deref(),
@@ -130,6 +187,7 @@ impl Door {
             peer,
             wait: self.gate.wait(peer),
             limits,
+            deadline,
             closed: closed.as_ref(),
             tls: rules.tls.as_ref(),
         };
@@ -140,14 +198,19 @@ impl Door {
                 self.hand_over(Box::new(Arrival { welcome, peer, counted })).await;
             }
             Ok(Entered::Cancel { stream, key }) => {
-                self.shared.registry.cancel(key.process_id, &key.secret).await;
-                drop(stream);
+                self.cancel(stream, &key).await;
             }
             Err(error) => {
                 self.shared.metrics.refused_logins.inc();
                 log_refused(&error, peer);
             }
         }
+    }
+
+    /// Who asks learns by its connection's end that it was done.
+    async fn cancel(&self, stream: Stream, key: &CancelKey) {
+        self.shared.registry.cancel(key.process_id, &key.secret).await;
+        drop(stream);
     }
 
     /// Gives a client that has proved itself to a worker, unless there are too many like it.
@@ -169,6 +232,13 @@ impl Door {
         self.shared.metrics.refused_logins.inc();
         tracing::info!(%peer, user, database, %report, "login refused");
         refuse(stream, unsent, &report).await;
+    }
+}
+
+fn ip(peer: PeerAddr) -> Option<IpAddr> {
+    match peer {
+        PeerAddr::Tcp(address) => Some(address.ip()),
+        PeerAddr::Local => None,
     }
 }
 

@@ -43,12 +43,12 @@ pub fn files(settings: &Settings) -> Files {
     Files { allowed: maximum.unwrap_or(u64::MAX), needed: needed(settings) }
 }
 
-/// One for each client, one for each that logs in, and the servers of each user in one database.
+/// One for each client, one for each that logs in or is told why it may not, and the servers of each user in one database.
 fn needed(settings: &Settings) -> u64 {
     let usual = settings.pool.size;
     let sizes = settings.users.iter().map(|user| user.pool_size.unwrap_or(usual));
     let servers = sizes.sum::<usize>().max(usual) * settings.nodes.len();
-    let clients = settings.limits.clients + settings.limits.logins;
+    let clients = settings.limits.clients + settings.limits.logins + settings.limits.refusals;
     u64::try_from(servers + clients).unwrap_or(u64::MAX) + OWN_FILES
 }
 

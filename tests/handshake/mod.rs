@@ -5,6 +5,7 @@ mod drivers;
 mod hostile;
 mod slow;
 mod tls;
+mod turned_away;
 
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ fn limits() -> Limits {
         clients_per_database: None,
         clients_per_address: None,
         logins: 100,
+        refusals: 100,
         memory: None,
         startup_timeout: Duration::from_secs(15),
         startup_packet: 10_000,
@@ -97,6 +99,7 @@ async fn entrance_over(
             peer: PeerAddr::Local,
             wait: Duration::ZERO,
             limits: &limits,
+            deadline: tokio::time::Instant::now() + limits.startup_timeout,
             closed: closed.as_ref(),
             tls: tls.as_ref(),
         };
