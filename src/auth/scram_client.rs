@@ -13,13 +13,10 @@ use subtle::ConstantTimeEq;
 
 use super::scram::nonce;
 use super::secret::{Password, ScramKeys};
-use super::verifier::Key;
+use super::verifier::{Key, MOST_ITERATIONS};
 use crate::config::settings::Secret;
 
 pub use super::scram::{MECHANISM, MECHANISM_PLUS};
-
-/// The most rounds that a server may ask for: it could keep a thread busy for minutes otherwise.
-const MOST_ITERATIONS: u32 = 100_000;
 
 /// What an exchange is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]

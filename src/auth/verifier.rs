@@ -14,6 +14,9 @@ use sha2::{Digest, Sha256};
 
 /// The rounds that PostgreSQL uses by default (`scram_iterations`).
 pub const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).unwrap();
+/// The most rounds of any verifier or server: each keeps a thread busy that has to do them. PostgreSQL lets a role
+/// set its own verifier with two thousand millions, which would be an hour.
+pub const MOST_ITERATIONS: u32 = 100_000;
 /// The length of the salts that Causeway makes, in bytes; as PostgreSQL's.
 pub const SALT_LENGTH: usize = 16;
 /// An HMAC-SHA-256 key or SHA-256 digest.
@@ -32,9 +35,12 @@ pub struct Verifier {
     pub server_key: Key,
 }
 
-/// The text is not `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>`.
+/// The text is not `SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>` with so many iterations at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a SCRAM-SHA-256 verifier (SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey)")]
+#[error(
+    "not a SCRAM-SHA-256 verifier (SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey) of up to \
+     {MOST_ITERATIONS} iterations"
+)]
 pub struct InvalidVerifier;
 
 impl Verifier {
@@ -61,10 +67,9 @@ impl Verifier {
             let (iterations, salt) = head.split_once(':')?;
             let (stored_key, server_key) = keys.split_once(':')?;
             let salt = STANDARD.decode(salt).ok().filter(|salt| !salt.is_empty())?;
-            // As PostgreSQL, which reads it with strtol into an int.
-            let iterations = iterations.parse::<i32>().ok()?;
+            let iterations = iterations.parse().ok().filter(|rounds| *rounds <= MOST_ITERATIONS)?;
             Some(Self {
-                iterations: NonZeroU32::new(u32::try_from(iterations).ok()?)?,
+                iterations: NonZeroU32::new(iterations)?,
                 salt: salt.into(),
                 stored_key: STANDARD.decode(stored_key).ok()?.try_into().ok()?,
                 server_key: STANDARD.decode(server_key).ok()?.try_into().ok()?,
@@ -173,6 +178,7 @@ mod tests {
     fn texts_that_are_no_verifier() {
         let good = Verifier::derive("x", b"salt", NonZeroU32::MIN).to_text();
         assert!(Verifier::parse(&good).is_ok());
+        assert!(Verifier::parse(&good.replace("$1:", "$100000:")).is_ok());
         let (head, keys) = good.rsplit_once('$').unwrap();
         for text in [
             "",
@@ -188,6 +194,8 @@ mod tests {
             &format!("SCRAM-SHA-256$0:c2FsdA==${keys}"),
             &format!("SCRAM-SHA-256$-1:c2FsdA==${keys}"),
             &format!("SCRAM-SHA-256$4294967296:c2FsdA==${keys}"),
+            &format!("SCRAM-SHA-256$2147483647:c2FsdA==${keys}"),
+            &format!("SCRAM-SHA-256$100001:c2FsdA==${keys}"),
             &format!("SCRAM-SHA-256$1:${keys}"),
             &format!("SCRAM-SHA-256$1:!!!!${keys}"),
             &format!("SCRAM-SHA-1$1:c2FsdA==${keys}"),

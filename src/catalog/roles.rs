@@ -147,7 +147,14 @@ fn role_of(row: &Row, name: &str) -> Result<Option<Role>, LookUpError> {
             .unwrap_or(false),
         None => true,
     };
-    Ok(Some(Role { kept: password.and_then(Kept::parse), valid_until, can_login }))
+    let kept = password.and_then(Kept::parse);
+    if password.is_some() && kept.is_none() {
+        tracing::warn!(
+            role = name,
+            "the role's password is kept in a form that is not known, or with more rounds than are done here"
+        );
+    }
+    Ok(Some(Role { kept, valid_until, can_login }))
 }
 
 /// A `VALID UNTIL`; `None` is infinity.
