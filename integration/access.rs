@@ -381,6 +381,36 @@ async fn guessing_passwords_becomes_slow() {
     assert!(began.elapsed() < SOON);
 }
 
+/// However many guess side by side, their proofs are judged one after the other, and the rest is not looked at.
+/// Whoever has been in from there before does not notice.
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_side_by_side_is_no_faster() {
+    let more = "[limits]\nstartup_timeout = \"5s\"\n";
+    let proxy = proxy_with(more.to_owned()).await;
+    enter(&proxy, "app", "app", "app").await.expect("known from now on");
+    let mut guesses = tokio::task::JoinSet::new();
+    for number in 0..400 {
+        let mut config = proxy.config("app");
+        config.user(if number % 2 == 0 { "postgres" } else { "nobody" }).password("wrong");
+        guesses.spawn(async move {
+            let error = config.connect(NoTls).await.err().expect("it is wrong");
+            error.as_db_error().map_or_else(|| error.to_string(), |e| e.code().code().to_owned())
+        });
+    }
+    let told = guesses.join_all().await;
+    let count = |code: &str| told.iter().filter(|told| *told == code).count();
+    // Four at once, then after 250 ms, 500 ms more, a second more ...
+    let judged = count("28P01");
+    assert!((4..=12).contains(&judged), "{judged} guesses were judged: {told:?}");
+    assert_eq!(count("53300"), 400 - judged, "{told:?}");
+    let began = std::time::Instant::now();
+    enter(&proxy, "app", "app", "app").await.expect("goes by its own failures");
+    assert!(began.elapsed() < Duration::from_secs(3));
+    let refused = [("outcome", "refused")];
+    let refused = proxy.metrics().await.sum("causeway_throttled_logins_total", &refused);
+    assert!(refused.is_some_and(|count| count >= 300.0), "{refused:?}");
+}
+
 /// CVE-2015-6817 of PgBouncer: whom auth_query did not find was let in as the role that asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2015_6817_an_unknown_user_is_not_who_asks() {

@@ -8,7 +8,6 @@
 //! Order and texts follow PostgreSQL 18 (`backend_startup.c`, `auth.c`, `auth-sasl.c`).
 
 use std::io;
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use super::prove;
 use crate::auth::credentials::Doom;
 use crate::auth::scram::ScramError;
-use crate::auth::{Credentials, Refusal, ServerSecret};
+use crate::auth::throttle::Throttled;
+use crate::auth::{Credentials, Refusal, ServerSecret, Throttle};
 use crate::catalog::{LookUpError, Roles};
 use crate::config::settings::{AccessRule, Limits};
 use crate::net::{PeerAddr, ReadAhead, Stream};
@@ -44,8 +44,8 @@ pub struct Entrance<'a> {
     pub access: &'a [AccessRule],
     /// Where the client comes from.
     pub peer: PeerAddr,
-    /// How long it has to wait before it may prove itself, since others from there have failed.
-    pub wait: Duration,
+    /// Who has failed of late: of an address from which many have, few proofs are judged.
+    pub throttle: &'a Throttle,
     /// Set when nobody may enter now (shutting down): what a client hears once it
     /// has said what it wants. Cancel requests pass all the same.
     pub closed: Option<&'a ErrorReport>,
@@ -105,6 +105,9 @@ pub enum HandshakeError {
         /// Whether it could have succeeded at all.
         doom: Option<Doom>,
     },
+    /// Too many have failed from there, and its proof has not been judged.
+    #[error("too many logins from this address have failed")]
+    Throttled(#[from] Throttled),
     /// A message that is no answer to the challenge.
     #[error("expected SASL response, got message type {kind}")]
     UnexpectedMessage {
@@ -198,6 +201,7 @@ impl HandshakeError {
             | Self::MayNotLogIn { .. }
             | Self::Startup(_)
             | Self::Authentication { .. }
+            | Self::Throttled(_)
             | Self::UnexpectedMessage { .. }
             | Self::MessageLength
             | Self::MessageFormat
@@ -224,6 +228,10 @@ impl HandshakeError {
             | Self::Io(_) => None,
             Self::Startup(error) => Some(error.report()),
             Self::Authentication { user, source, .. } => Some(source.report(user)),
+            Self::Throttled(_) => Some(
+                ErrorReport::fatal("53300", self.to_string())
+                    .with_detail("The password was not looked at. Try again later."),
+            ),
             Self::UnexpectedMessage { .. }
             | Self::MessageLength
             | Self::MessageFormat

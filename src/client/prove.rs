@@ -7,7 +7,7 @@
 //! Order and texts follow PostgreSQL 18 (`auth.c`, `auth-sasl.c`).
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BytesMut};
 use rand::RngCore;
@@ -15,7 +15,9 @@ use rand::RngCore;
 use super::handshake::{Entrance, HandshakeError};
 use crate::auth::credentials::{Challenge, Doom};
 use crate::auth::scram::{self, Binding, ScramError};
-use crate::auth::{ServerSecret, Visitor, admit, md5, turns};
+use crate::auth::throttle::Attempt;
+use crate::auth::turns::Turn;
+use crate::auth::{ServerSecret, Visitor, admit, md5};
 use crate::config::settings::{Method, Secret};
 use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::backend;
@@ -27,6 +29,9 @@ use crate::tls::server::common_name;
 /// The longest message that a client may send while it proves itself, its length word included:
 /// PostgreSQL's `PG_MAX_SASL_MESSAGE_LENGTH`.
 const SASL_MESSAGE_MAX: usize = 1024;
+
+/// What is left of a login's time for the answer when its proof has waited to be judged.
+const TIME_TO_TELL: Duration = Duration::from_secs(1);
 
 /// Lets the client prove itself. What comes back opens servers as its role, and is to be said to it, up to
 /// `AuthenticationOk`: in one piece with what a session says first.
@@ -55,10 +60,6 @@ pub(super) async fn prove(
     {
         certified(&wire.stream, acceptor, user)?;
     }
-    // A sleep of no time lasts until the timer's next tick: a millisecond of every login.
-    if !entrance.wait.is_zero() {
-        tokio::time::sleep(entrance.wait).await;
-    }
     let role = match entrance.roles {
         Some(roles) if entrance.credentials.needs_look_up(user) => roles.find(user).await?,
         _ => None,
@@ -69,7 +70,11 @@ pub(super) async fn prove(
         backend::negotiate_protocol_version(&mut out, protocol.minor, &protocol.unrecognized);
     }
     let end_point = accepted.and_then(Acceptor::end_point);
-    let mut exchange = Exchange { wire, out, user, challenge, end_point };
+    let is_judged = !matches!(method, Method::Trust | Method::Cert);
+    let address = address.filter(|_| is_judged);
+    let attempt = address.map(|address| entrance.throttle.attempt(address, user));
+    let deadline = entrance.deadline;
+    let mut exchange = Exchange { wire, out, user, challenge, end_point, attempt, deadline };
     let proved = match (method, exchange.challenge.md5.is_some()) {
         (Method::Trust | Method::Cert, _) if role.is_none() && !entrance.credentials.has(user) => {
             return Err(HandshakeError::NoRole { user: user.clone() });
@@ -84,10 +89,18 @@ pub(super) async fn prove(
             return Err(HandshakeError::NoCertificate);
         }
     };
-    if let (Err(HandshakeError::Authentication { .. }), Some(roles)) = (&proved, entrance.roles) {
-        roles.doubt(user);
+    if let Err(HandshakeError::Authentication { .. }) = proved {
+        if let Some(attempt) = &exchange.attempt {
+            attempt.failed(Instant::now());
+        }
+        if let Some(roles) = entrance.roles {
+            roles.doubt(user);
+        }
     }
     let proved = proved?;
+    if let Some(attempt) = &exchange.attempt {
+        attempt.succeeded(Instant::now());
+    }
     if !exchange.challenge.can_login {
         return Err(HandshakeError::MayNotLogIn { user: user.clone() });
     }
@@ -114,6 +127,9 @@ struct Exchange<'a> {
     challenge: Challenge,
     /// What SCRAM may be bound to.
     end_point: Option<&'a [u8]>,
+    /// What the throttle knows of it, if it comes from an address and proves itself by what can be guessed.
+    attempt: Option<Attempt<'a>>,
+    deadline: tokio::time::Instant,
 }
 
 impl Exchange<'_> {
@@ -124,6 +140,24 @@ impl Exchange<'_> {
             source,
             doom: self.challenge.doom.or(only_md5),
         }
+    }
+
+    /// Takes the place in which the proof is judged: how long to wait for it. What is judged then is told to the
+    /// throttle before anything else is waited for.
+    fn place(&mut self) -> Result<Duration, HandshakeError> {
+        let Some(attempt) = &mut self.attempt else { return Ok(Duration::ZERO) };
+        let left = self.deadline.saturating_duration_since(tokio::time::Instant::now());
+        Ok(attempt.turn(Instant::now(), left.saturating_sub(TIME_TO_TELL))?)
+    }
+
+    /// Waits for that place.
+    async fn wait_for_place(&mut self) -> Result<(), HandshakeError> {
+        let wait = self.place()?;
+        // A sleep of no time lasts until the timer's next tick: a millisecond of every login.
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 
     /// Says what is in `out`.
@@ -167,6 +201,7 @@ impl Exchange<'_> {
         backend::authentication_sasl_continue(&mut self.out, server_first.as_bytes());
         self.say().await?;
         let message = password_message(self.wire).await?;
+        self.wait_for_place().await?;
         let accepted = exchange.on_client_final(&message).map_err(|source| self.refused(source))?;
         backend::authentication_sasl_final(&mut self.out, accepted.message.as_bytes());
         Ok(Some(ServerSecret::Keys(Arc::new(accepted.keys))))
@@ -181,8 +216,17 @@ impl Exchange<'_> {
         let sent = message.strip_suffix(&[0]).and_then(|sent| std::str::from_utf8(sent).ok());
         let password = Secret::new(sent.ok_or(HandshakeError::MessageFormat)?);
         let (challenge, user) = (self.challenge.clone(), self.user.to_owned());
-        let judged = turns::derive(move || challenge.judge(&user, password.expose())).await;
-        match judged.map_err(|stopped| HandshakeError::Io(stopped.into()))? {
+        // The place is taken when it is this proof's turn: until then others may have failed.
+        let mut turn = Turn::take().await;
+        let wait = self.place()?;
+        if !wait.is_zero() {
+            drop(turn);
+            tokio::time::sleep(wait).await;
+            turn = Turn::take().await;
+        }
+        let judged = turn.derive(move || challenge.judge(&user, password.expose())).await;
+        let (judged, _turn) = judged.map_err(|stopped| HandshakeError::Io(stopped.into()))?;
+        match judged {
             Some(secret) => Ok(Some(secret)),
             None => Err(HandshakeError::Authentication {
                 user: self.user.to_owned(),
@@ -202,6 +246,7 @@ impl Exchange<'_> {
         let Some(sent) = message.strip_suffix(&[0]) else {
             return Err(HandshakeError::MessageFormat);
         };
+        self.wait_for_place().await?;
         match &self.challenge.md5 {
             Some(kept) if md5::proves(sent, kept.expose(), salt) => {
                 Ok(Some(ServerSecret::Md5(kept.clone())))

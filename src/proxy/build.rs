@@ -114,7 +114,7 @@ impl Proxy {
             build(settings, &registry, runtime.handle(), clocks, &halt)?
         };
         let census = Arc::new(Census::new(&registry));
-        let gate = Arc::new(Gate { census: census.clone(), throttle: Throttle::default() });
+        let gate = Arc::new(Gate { census: census.clone(), throttle: Throttle::new(&registry) });
         let count = workers.len();
         let (crew, handed) = Crew::new(count);
         let mut serving = Vec::with_capacity(count + door::count(count));

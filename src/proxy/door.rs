@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio_util::sync::CancellationToken;
@@ -185,14 +185,13 @@ impl Door {
             roles: rules.roles.as_deref(),
             access: &rules.settings.access,
             peer,
-            wait: self.gate.wait(peer),
+            throttle: &self.gate.throttle,
             limits,
             deadline,
             closed: closed.as_ref(),
             tls: rules.tls.as_ref(),
         };
         let entered = client::enter(stream, buffer, entrance).await;
-        self.gate.learn(peer, &entered);
         match entered {
             Ok(Entered::Session(welcome)) => {
                 self.hand_over(Box::new(Arrival { welcome, peer, counted })).await;
@@ -252,27 +251,12 @@ fn speaks_for_others(settings: &Settings, peer: PeerAddr) -> bool {
     matches!(peer, PeerAddr::Tcp(from) if listed.iter().any(|network| network.contains(from.ip())))
 }
 
-impl Gate {
-    fn wait(&self, peer: PeerAddr) -> Duration {
-        match peer {
-            PeerAddr::Tcp(from) => self.throttle.wait(from.ip(), Instant::now()),
-            PeerAddr::Local => Duration::ZERO,
-        }
-    }
-
-    fn learn(&self, peer: PeerAddr, entered: &Result<Entered, HandshakeError>) {
-        let PeerAddr::Tcp(from) = peer else { return };
-        match entered {
-            Ok(Entered::Session(_)) => self.throttle.succeeded(from.ip()),
-            Err(HandshakeError::Authentication { .. }) => {
-                self.throttle.failed(from.ip(), Instant::now());
-            }
-            _ => {}
-        }
-    }
-}
-
 fn log_refused(error: &HandshakeError, peer: PeerAddr) {
+    if let HandshakeError::Throttled(_) = error {
+        // As many as they like; the metric counts them, and the failures before them stand in the log.
+        tracing::debug!(%peer, %error, "login refused");
+        return;
+    }
     if let Some(report) = error.report() {
         let error = super::describe(error);
         tracing::info!(%peer, error, sqlstate = %report.sqlstate, "login refused");

@@ -10,13 +10,14 @@ mod turned_away;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use causeway::auth::Credentials;
 use causeway::auth::verifier::{ITERATIONS, Verifier};
+use causeway::auth::{Credentials, Throttle};
 use causeway::client::{Entered, Entrance, HandshakeError, enter};
 use causeway::config::settings::{Address, Limits, Secret, TimeLimits, User, UserPassword};
 use causeway::net::{PeerAddr, Stream};
 use causeway::protocol::ErrorReport;
 use causeway::server::{ConnectError, ServerLogin, connect};
+use causeway::telemetry::Registry;
 use causeway::tls::{Acceptor, Connector};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -92,12 +93,13 @@ async fn entrance_over(
     let (stream, _) = listener.accept().await.unwrap();
     let task = tokio::spawn(async move {
         let credentials = credentials();
+        let throttle = Throttle::new(&Registry::new(1));
         let entrance = Entrance {
             credentials: &credentials,
             roles: None,
             access: &[],
             peer: PeerAddr::Local,
-            wait: Duration::ZERO,
+            throttle: &throttle,
             limits: &limits,
             deadline: tokio::time::Instant::now() + limits.startup_timeout,
             closed: closed.as_ref(),
