@@ -105,6 +105,18 @@ impl ClientConn {
         self.drop_left -= here;
     }
 
+    /// Nobody takes the rest of the frame that was passed on in parts: it is dropped as it comes.
+    pub fn forsake_frame(&mut self) {
+        self.drop_left += std::mem::take(&mut self.frame_left);
+        self.needed = 0;
+    }
+
+    /// The type of the frame at the head of the buffer, if it has come.
+    #[must_use]
+    pub fn next_kind(&self) -> Option<u8> {
+        self.input.first().copied().filter(|_| self.drop_left == 0)
+    }
+
     /// Reads what is there; it is then at the end of `input`. No buffer is held while nothing is.
     ///
     /// # Errors

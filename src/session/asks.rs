@@ -30,6 +30,10 @@ pub(super) struct Asks {
     pub(super) settles: bool,
     /// It makes a portal that outlives it.
     pub(super) makes_portal: bool,
+    /// It has no end of its own: no ReadyForQuery answers it.
+    pub(super) goes_on: bool,
+    /// Causeway itself has answered it with an error.
+    pub(super) refused: bool,
     /// For servers to be closed, or it changes what they begin with.
     pub(super) disturbing: Option<Arc<Script>>,
     /// Which statements are prepared.

@@ -21,7 +21,8 @@ use crate::server::{Laid, ServerConn};
 /// session, placeholders included; role and authorization are not in it. Whatever is in the temporary schema depends
 /// on it, of whatever kind it is.
 const QUESTION: &[u8] = b"SELECT name, setting FROM pg_catalog.pg_settings \
-WHERE source = 'session' AND name NOT LIKE 'transaction\\_%' \
+WHERE source = 'session' \
+AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable') \
 UNION ALL SELECT 'role', pg_catalog.current_setting('role') \
 WHERE pg_catalog.current_setting('role') <> 'none' \
 UNION ALL SELECT 'session_authorization', session_user::pg_catalog.text \

@@ -32,29 +32,9 @@ impl Machine {
             return pass(bytes, Sent::Bind, server);
         };
         let prepared = if name.is_empty() { None } else { self.named(name) };
-        let script = match &prepared {
-            Some(prepared) => Some(prepared.script.clone()),
-            None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
-        };
-        let effective = script.as_ref().map(|script| self.effective(script));
-        if let Some(effective) = &effective {
-            if effective.statements.iter().any(texts::ends_servers) {
-                self.book(Book::Ending);
-            }
-            self.claim_sequences(effective, true, server, judge);
-        }
-        self.bound = true;
-        if name.is_empty() {
-            self.ensure_unnamed(server);
-        }
-        self.note_portal(portal, prepared.as_deref(), name.is_empty());
+        let calls = self.note_bound(name, portal, prepared.as_deref(), server, judge);
         self.note_values(portal, prepared.as_deref(), rest);
-        if let Some(script) = script {
-            self.lend_names(&script, server);
-        }
-        if let Some(effective) = effective
-            && self.note_calls(&effective, judge)
-        {
+        if calls {
             self.note_names(name, rest);
         }
         let Some(prepared) = prepared else { return pass(bytes, Sent::Bind, server) };
@@ -78,6 +58,37 @@ impl Machine {
             out.extend_from_slice(rest);
         });
         server.responses.expect(Sent::Bind, None);
+    }
+
+    /// What a Bind means that does not depend on its values; whether it calls what may do anything.
+    pub(super) fn note_bound(
+        &mut self,
+        name: &[u8],
+        portal: &[u8],
+        prepared: Option<&Prepared>,
+        server: &mut ServerConn,
+        judge: &impl Judge,
+    ) -> bool {
+        let script = match prepared {
+            Some(prepared) => Some(prepared.script.clone()),
+            None => self.statements.unnamed.get().map(|unnamed| unnamed.2.clone()),
+        };
+        let effective = script.as_ref().map(|script| self.effective(script));
+        if let Some(effective) = &effective {
+            if effective.statements.iter().any(texts::ends_servers) {
+                self.book(Book::Ending);
+            }
+            self.claim_sequences(effective, true, server, judge);
+        }
+        self.bound = true;
+        if name.is_empty() {
+            self.ensure_unnamed(server);
+        }
+        self.note_portal(portal, prepared, name.is_empty());
+        if let Some(script) = script {
+            self.lend_names(&script, server);
+        }
+        effective.is_some_and(|effective| self.note_calls(&effective, judge))
     }
 
     /// Remembers a portal whose execution would change the session.

@@ -18,6 +18,7 @@ use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;
 use crate::server::conn::Sequences;
+use crate::sql::is_transaction_mode;
 use crate::sql::statement::{Class, Lexis, SessionEffect, Statement, Transaction};
 use crate::sql::{self, Script};
 
@@ -156,6 +157,7 @@ impl Machine {
     pub fn on_server_lost(&mut self, in_transaction: bool) {
         self.books.clear();
         self.pending.clear();
+        self.preparing.clear();
         self.portals.clear();
         self.bound = false;
         self.running = None;
@@ -286,7 +288,7 @@ impl Machine {
     ) {
         match effect {
             SessionEffect::Set { name, local: true, .. } => self.settings.touch(name),
-            SessionEffect::Set { name, .. } if name.starts_with("transaction_") => {}
+            SessionEffect::Set { name, .. } if is_transaction_mode(name) => {}
             SessionEffect::Reset(name) | SessionEffect::Set { name, to_default: true, .. } => {
                 self.settings.reset(name);
             }

@@ -106,6 +106,7 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
+        self.preparing.clear();
         self.reclaim(request, server);
         self.lend_position(server);
         if self.statements.has_any_of_sql() {
@@ -150,7 +151,7 @@ impl Machine {
             b'C' => return self.compose_close(bytes, body, server),
             b'E' => return self.compose_execute(bytes, body, server),
             b'Q' => {
-                self.mingle_sequences(server);
+                self.claim_for_unexamined(server);
                 self.suspect = true;
                 self.stay();
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
@@ -188,6 +189,7 @@ impl Machine {
         arrived: &[u8],
         header: frame::Header,
         server: &mut ServerConn,
+        judge: &impl Judge,
     ) -> bool {
         match header.kind {
             b'B' => {
@@ -195,12 +197,10 @@ impl Machine {
                     return false;
                 };
                 let prepared = self.named(name);
-                self.bound = true;
-                if name.is_empty() {
-                    self.ensure_unnamed(server);
+                if self.note_bound(name, portal, prepared.as_deref(), server, judge) {
+                    // What its values name has not come yet.
+                    self.suspicion.opaque = true;
                 }
-                self.note_portal(portal, prepared.as_deref(), name.is_empty());
-                self.mingle_sequences(server);
                 if let Some(prepared) = &prepared
                     && prepared.by == By::Sql
                 {
@@ -229,7 +229,10 @@ impl Machine {
                 server.responses.expect(Sent::Bind, None);
             }
             kind => {
-                self.run_unexamined(server);
+                // The data of a COPY is nothing that runs.
+                if matches!(kind, b'Q' | b'F') {
+                    self.run_unexamined(server);
+                }
                 server.output.extend_from_slice(arrived);
                 match kind {
                     b'Q' => {
@@ -247,7 +250,7 @@ impl Machine {
 
     /// What nobody has read may have changed anything.
     fn run_unexamined(&mut self, server: &mut ServerConn) {
-        self.mingle_sequences(server);
+        self.claim_for_unexamined(server);
         self.suspect = true;
         self.suspicion.opaque = true;
         self.stay();
@@ -307,8 +310,10 @@ impl Machine {
             server.output.extend_from_slice(bytes);
             return server.responses.expect(Sent::Parse, Some(tag));
         }
+        // An earlier message of the request under way may prepare it.
+        let pending = !self.preparing.insert(number);
         let tag = self.book(Book::Named(name, prepared));
-        if server.prepared.touch(number) || self.is_pending_here(number, tag) {
+        if server.prepared.touch(number) || pending {
             return server.responses.expect(Sent::Answer(PARSE_COMPLETE), Some(tag));
         }
         self.make_room(server);
@@ -320,15 +325,6 @@ impl Machine {
             out.extend_from_slice(types);
         });
         server.responses.expect(Sent::Parse, Some(tag));
-    }
-
-    /// Whether an earlier message of the request under way prepares this number at the server.
-    fn is_pending_here(&self, number: u64, before: u32) -> bool {
-        self.books[..before as usize].iter().any(|book| match book {
-            Book::Named(_, prepared) => prepared.number == number,
-            Book::Here(here) => *here == number,
-            _ => false,
-        })
     }
 
     /// Closes the least recently used statement at a server that has as many as it may.
@@ -343,13 +339,13 @@ impl Machine {
             server.responses.expect_own(Sent::Close, Some(tag));
             // Were it to stay in the books until the answer, the next Parse would pick it again.
             server.prepared.remove(surplus);
+            self.preparing.remove(&surplus);
         }
     }
 
     /// Prepares a statement of the session's at the server, if it is not there.
     pub(super) fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
-        let here = u32::try_from(self.books.len()).unwrap_or(u32::MAX);
-        if server.prepared.touch(prepared.number) || self.is_pending_here(prepared.number, here) {
+        if server.prepared.touch(prepared.number) || !self.preparing.insert(prepared.number) {
             return;
         }
         self.make_room(server);

@@ -310,6 +310,8 @@ impl Session {
                 self.shared.metrics.count(decision.reason);
                 self.client.input.advance(request.length);
                 self.client.output.extend_from_slice(&self.machine.reply);
+                // An error passes over all that comes before Sync.
+                self.skipping = self.machine.asks.goes_on && self.machine.asks.refused;
                 Ok(self.client.flush().await?)
             }
             Step::Exchange(decision) => self.exchange(&request, decision, began).await,

@@ -8,10 +8,10 @@ use super::machine::Machine;
 use super::phase::Phase;
 use super::step::Step;
 use super::texts::{Runs, Texts};
-use crate::protocol::request::{End, Request};
+use crate::protocol::request::Request;
 use crate::protocol::{ErrorReport, write};
+use crate::routing::Target;
 use crate::routing::decision::Reason;
-use crate::routing::{Decision, Target};
 use crate::sql::statement::{Statement, Transaction};
 
 impl Machine {
@@ -45,6 +45,7 @@ impl Machine {
             }
             if !ending && matches!(frame.kind, b'P' | b'B' | b'D' | b'E' | b'F') {
                 self.lost_report().encode(&mut self.reply);
+                self.asks.refused = true;
                 break;
             }
             match frame.kind {
@@ -71,9 +72,6 @@ impl Machine {
                 }
                 _ => {}
             }
-        }
-        if request.end == End::Flush {
-            return Step::Answer(Decision::new(Target::Session, Reason::FailedTransaction));
         }
         self.answered(Target::Session, Reason::FailedTransaction)
     }

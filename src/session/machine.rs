@@ -10,7 +10,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::{Bytes, BytesMut};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::asks::Asks;
@@ -69,6 +69,8 @@ pub struct Machine {
     pub(super) bound: bool,
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
+    /// The numbers that it has prepared at its server, or found there.
+    pub(super) preparing: FxHashSet<u64>,
     /// The facts and the text of the simple query under way.
     pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// Texts of the request that were looked up when it was judged, by where their frames begin.
@@ -122,6 +124,7 @@ impl Machine {
             portals: Vec::new(),
             bound: false,
             pending: FxHashMap::default(),
+            preparing: FxHashSet::default(),
             running: None,
             judged: SmallVec::new(),
             furthest: None,
@@ -217,7 +220,8 @@ impl Machine {
         self.reply.clear();
         self.running = None;
         self.judged.clear();
-        self.asks = Asks::default();
+        self.asks =
+            Asks { goes_on: matches!(request.end, End::Flush | End::Overflow), ..Asks::default() };
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),
@@ -362,6 +366,7 @@ impl Machine {
             Fault::Refused(report) => report,
         };
         report.encode(&mut self.reply);
+        self.asks.refused = true;
         if matches!(self.phase, Phase::Held(_)) {
             self.phase = Phase::Lost { untold: None };
         }
@@ -440,8 +445,10 @@ impl Machine {
     }
 
     pub(super) fn answered(&mut self, target: Target, reason: Reason) -> Step {
-        let status = self.client_status();
-        write::ready_for_query(&mut self.reply, status);
+        if !self.asks.goes_on {
+            let status = self.client_status();
+            write::ready_for_query(&mut self.reply, status);
+        }
         Step::Answer(Decision::new(target, reason))
     }
 }

@@ -21,6 +21,7 @@ use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::sql::Script;
+use crate::sql::is_transaction_mode;
 use crate::sql::statement::{
     Call, Class, Isolation, Modes, Name, SessionEffect, Statement, Transaction,
 };
@@ -50,7 +51,7 @@ impl Machine {
             _ => None,
         };
         // What was parsed on the way was judged there.
-        let mut parsed: SmallVec<[&[u8]; 2]> = SmallVec::new();
+        let mut parsed: SmallVec<[(&[u8], Frame); 2]> = SmallVec::new();
         let mut sees = request.end != End::Sync;
         for frame in &request.frames {
             let body = frame.body(buffer);
@@ -64,7 +65,7 @@ impl Machine {
                         {
                             return Err(step);
                         }
-                        parsed.push(name);
+                        parsed.push((name, *frame));
                         script
                     }
                     None => return Ok(Decision::primary(Reason::NotUnderstood)),
@@ -75,10 +76,18 @@ impl Machine {
                         _ if body.first() == Some(&b'S') => statement_named(body),
                         _ => continue,
                     };
-                    match name.map(|name| (name, parsed.contains(&name))) {
-                        None => return Ok(Decision::primary(Reason::NotUnderstood)),
-                        Some((_, true)) => continue,
-                        Some((name, false)) => match self.known(name) {
+                    let Some(name) = name else {
+                        return Ok(Decision::primary(Reason::NotUnderstood));
+                    };
+                    match parsed.iter().rev().find(|(known, _)| *known == name) {
+                        // Of several that are parsed the one that is bound begins.
+                        Some((_, brought)) => {
+                            if frame.kind == b'B' && verdict.is_none() {
+                                self.note_begin(*brought, buffer, &mut modes);
+                            }
+                            continue;
+                        }
+                        None => match self.known(name) {
                             Some((script, _)) => script.clone(),
                             None => continue,
                         },
@@ -86,16 +95,10 @@ impl Machine {
                 }
                 _ => continue,
             };
-            if let [Statement { transaction: Some(Transaction::Begin(begin)), .. }] =
-                &script.statements[..]
-                && verdict.is_none()
-                && matches!(self.phase, Phase::Idle)
-            {
+            if begins(&script).is_some() && verdict.is_none() && matches!(self.phase, Phase::Idle) {
                 // What is only parsed here need not be what begins it.
                 if frame.kind == b'B' || modes.is_none() {
-                    modes = Some(*begin);
-                    let text = self.text_of(*frame, buffer);
-                    self.asks.beginning = text.map(|text| Box::new(Begun::new(text, *begin)));
+                    self.begin_with(&script, *frame, buffer, &mut modes);
                 }
                 continue;
             }
@@ -126,6 +129,31 @@ impl Machine {
             Some(_) => Decision::primary(Reason::Begin),
             None => Decision::primary(Reason::UnknownPrepared),
         }))
+    }
+
+    /// A statement that this request has parsed is bound: if it is a BEGIN, it is what begins the transaction.
+    fn note_begin(&mut self, brought: Frame, buffer: &[u8], modes: &mut Option<Modes>) {
+        let judged = self.judged.iter().find(|(start, _)| *start == brought.start);
+        if let Some((_, script)) = judged
+            && matches!(self.phase, Phase::Idle)
+        {
+            let script = script.clone();
+            self.begin_with(&script, brought, buffer, modes);
+        }
+    }
+
+    /// The pipeline begins a transaction with this statement, which `frame` brings or names.
+    fn begin_with(
+        &mut self,
+        script: &Script,
+        frame: Frame,
+        buffer: &[u8],
+        modes: &mut Option<Modes>,
+    ) {
+        let Some(begin) = begins(script) else { return };
+        *modes = Some(begin);
+        let text = self.text_of(frame, buffer);
+        self.asks.beginning = text.map(|text| Box::new(Begun::new(text, begin)));
     }
 
     /// The facts and the text of the statement that the session knows by this name.
@@ -247,6 +275,14 @@ impl Machine {
     }
 }
 
+/// The modes of a script that is a BEGIN and nothing else.
+fn begins(script: &Script) -> Option<Modes> {
+    match &script.statements[..] {
+        [Statement { transaction: Some(Transaction::Begin(begin)), .. }] => Some(*begin),
+        _ => None,
+    }
+}
+
 /// Whether a statement binds the session to its server for long. An advisory lock does so, too, but
 /// mostly for a moment.
 fn settles(statement: &Statement) -> bool {
@@ -268,7 +304,7 @@ fn is_portable(statement: &Statement) -> bool {
         return matches!(transaction, Transaction::Savepoint(_));
     }
     let portable = |effect: &SessionEffect| match effect {
-        SessionEffect::Set { name, .. } => !name.starts_with("transaction_"),
+        SessionEffect::Set { name, .. } => !is_transaction_mode(name),
         SessionEffect::SetConfig | SessionEffect::Prepare(_) | SessionEffect::Deallocate(_) => true,
         _ => false,
     };

@@ -51,7 +51,7 @@ impl Session {
                 || ran.ends_servers()
                 || self.machine.has_ended_servers()
                 || condemned && report.sqlstate == ADMIN_SHUTDOWN
-                || is_for_silence(report) && (!fresh || pinned)
+                || is_for_silence(report) && (!fresh || pinned || report.sqlstate == TOO_LONG)
         }) {
             // The client's own doing.
             return Failure::Client(SessionEnd::Ended { said: Box::new(report.clone()), body });
@@ -66,11 +66,20 @@ impl Session {
                 false => Failure::TransactionLost,
             };
         }
-        let ran_nothing = said.is_some() && !committed;
+        let ran_nothing = said.is_some() && !committed && ran.is_undone();
         if !shown && (self.on_replica || ran_nothing || ran.only_reads()) {
             return Failure::ServerLost;
         }
-        if self.on_replica { Failure::AnswerLost } else { Failure::CommitUnknown }
+        if self.on_replica {
+            return Failure::AnswerLost;
+        }
+        // A BEGIN that was held back has gone with the request.
+        let in_transaction = self.machine.client_status() != b'I';
+        if in_transaction && !ran.commits() {
+            Failure::TransactionLost
+        } else {
+            Failure::CommitUnknown
+        }
     }
 
     /// A replica said "not here" before anything was shown.
@@ -164,6 +173,16 @@ impl Session {
     ) -> Result<(), SessionEnd> {
         self.shared.metrics.errors.inc();
         let in_transaction = self.machine.client_status() != b'I' && !failure.ends_transaction();
+        if self.keeps_server() {
+            return self.turn_down(request, failure).await;
+        }
+        if self.lease.is_some() {
+            let pinned = !self.machine.pins().is_free();
+            self.drop_lease();
+            if pinned {
+                return Err(SessionEnd::PinnedServerLost(Some(Box::new(failure.report()))));
+            }
+        }
         let done = matches!(failure, Failure::TransactionLost)
             && !self.client.streamed
             && self.machine.ran(request, &self.client.input, &self.eyes).rolls_back();
@@ -178,20 +197,39 @@ impl Session {
                 return Ok(self.client.flush().await?);
             }
         }
+        self.turn_down(request, failure).await
+    }
+
+    /// Whether what the session has on its server is untouched by a request that failed: nothing of it was sent
+    /// there. Of a transaction that is open there it could not be told as failed.
+    fn keeps_server(&self) -> bool {
+        let quiet = self.lease.as_ref().is_some_and(|lease| lease.responses.is_quiet());
+        quiet && self.machine.is_idle() && !self.client.streamed
+    }
+
+    /// Answers a request with an error of Causeway's own, and passes over it.
+    async fn turn_down(&mut self, request: &Request, failure: &Failure) -> Result<(), SessionEnd> {
         let report: ErrorReport = failure.report();
         tracing::info!(%report, user = %self.account.user, "a request failed in the proxy");
         report.encode(&mut self.client.output);
-        let streamed = std::mem::take(&mut self.client.streamed);
-        if streamed || matches!(request.end, End::Flush | End::Overflow) {
-            if !streamed {
-                self.client.input.advance(request.length);
-            }
-            // Of a request that never reached a server no Sync has passed.
-            self.skipping = !(streamed && self.client.sync_passed);
+        self.client.forsake_frame();
+        let over = if std::mem::take(&mut self.client.streamed) {
+            self.client.sync_passed
         } else {
             self.client.input.advance(request.length);
-        }
-        if !self.skipping {
+            match request.end {
+                // It is the query that failed; before it nothing can have.
+                End::Overflow if matches!(self.client.next_kind(), Some(b'Q' | b'F')) => {
+                    self.client.drop_frame();
+                    true
+                }
+                End::Flush | End::Overflow => false,
+                _ => true,
+            }
+        };
+        // Of a request that never reached a server no Sync has passed.
+        self.skipping = !over;
+        if over {
             write::ready_for_query(&mut self.client.output, self.machine.client_status());
         }
         Ok(self.client.flush().await?)
@@ -218,10 +256,13 @@ const ADMIN_SHUTDOWN: &str = "57P01";
 /// What a server says last when a client has broken the protocol.
 const PROTOCOL_VIOLATION: &str = "08P01";
 
+/// What a server says last whose client's transaction took longer than `transaction_timeout`.
+const TOO_LONG: &str = "25P04";
+
 /// Whether a server ended the connection because its client was silent for longer than it had said
 /// it would be, or its transaction took longer.
 fn is_for_silence(report: &ErrorReport) -> bool {
-    matches!(&*report.sqlstate, "25P03" | "57P05" | "25P04")
+    matches!(&*report.sqlstate, "25P03" | "57P05" | TOO_LONG)
 }
 
 /// What a replica says when replay had to end a statement: nothing about the statement itself.

@@ -36,6 +36,8 @@ const AHEAD_MOST: usize = 64 << 10;
 
 /// Within so many bytes the names of a Bind are looked for each time more of it has come.
 const NAMES_MOST: usize = 64 << 10;
+/// Most of an answer that is held back so that its request can be run elsewhere.
+const HELD_MOST: usize = 64 << 10;
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,13 +81,15 @@ pub enum RelayError {
 pub async fn exchange(
     client: &mut ClientConn,
     server: &mut ServerConn,
-    hold: bool,
+    mut hold: bool,
     refusals: fn(&[u8]) -> bool,
 ) -> Result<Outcome, RelayError> {
     send(server).await?;
     loop {
         let runs_again = hold && !server.responses.committed();
         read_answer(client, server, runs_again).await?;
+        // A function may raise notices without end.
+        hold &= server.input.len() < HELD_MOST;
         let progress =
             server.responses.scan(&server.input, |sqlstate| hold && refusals(sqlstate))?;
         match progress {
@@ -247,8 +251,12 @@ pub async fn duplex(
     limits: &Limits,
     mut turn: Turn,
 ) -> Result<(), RelayError> {
+    let mut over = false;
     loop {
-        if let Err(error) = take_frames(client, server, machine, judge, limits, &mut turn) {
+        // What is over is over when the frame under way has been passed on, and before another is.
+        if over {
+            pass_frame(client, server);
+        } else if let Err(error) = take_frames(client, server, machine, judge, limits, &mut turn) {
             return Err(last_answers(client, server, error).await);
         }
         let progress = server.responses.scan(&server.input, |_| false)?;
@@ -256,7 +264,8 @@ pub async fn duplex(
         if progress == Progress::Fatal {
             return Err(RelayError::ServerFatal);
         }
-        if progress == Progress::Ready && client.frame_left == 0 {
+        over |= progress == Progress::Ready;
+        if over && client.frame_left == 0 {
             while !server.output.is_empty() {
                 send(server).await?;
             }
@@ -318,6 +327,15 @@ pub enum Turn {
     Answer,
 }
 
+/// Passes on what has come of the frame that is under way; whether that is all of it.
+fn pass_frame(client: &mut ClientConn, server: &mut ServerConn) -> bool {
+    let here = client.frame_left.min(client.input.len());
+    server.output.extend_from_slice(&client.input[..here]);
+    client.input.advance(here);
+    client.frame_left -= here;
+    client.frame_left == 0
+}
+
 /// Composes the frames that are there, as long as it is the client's turn.
 fn take_frames(
     client: &mut ClientConn,
@@ -329,14 +347,8 @@ fn take_frames(
 ) -> Result<(), RelayError> {
     loop {
         let waited = std::mem::take(&mut client.needed) > 0;
-        if client.frame_left > 0 {
-            let here = client.frame_left.min(client.input.len());
-            server.output.extend_from_slice(&client.input[..here]);
-            client.input.advance(here);
-            client.frame_left -= here;
-            if client.frame_left > 0 {
-                return Ok(());
-            }
+        if !pass_frame(client, server) {
+            return Ok(());
         }
         if matches!(turn, Turn::Query | Turn::Answer) || server.output.len() > UNSENT_MOST {
             return Ok(());
@@ -355,13 +367,14 @@ fn take_frames(
                 || matches!(header.kind, b'B' | b'Q') && header.length > limits.pipeline;
             // Names are at its beginning, or it is looked at once more, when it is whole.
             let streams = streams && !(waited && here > NAMES_MOST);
-            if !streams || !machine.compose_head(&client.input, header, server) {
+            if !streams || !machine.compose_head(&client.input, header, server, judge) {
                 client.needed = header.length;
                 return Ok(());
             }
             client.frame_left = header.length - here;
             client.input.clear();
             if matches!(header.kind, b'Q' | b'F') {
+                client.sync_passed = true;
                 *turn = Turn::Answer;
             }
             continue;
@@ -374,7 +387,7 @@ fn take_frames(
         if swallowed {
             continue;
         }
-        client.sync_passed |= matches!(header.kind, b'S' | b'Q');
+        client.sync_passed |= matches!(header.kind, b'S' | b'Q' | b'F');
         *turn = match (header.kind, *turn) {
             (b'S' | b'Q' | b'F', _) | (b'c' | b'f', Turn::QueryCopy) => Turn::Answer,
             (_, turn) => turn,

@@ -27,6 +27,7 @@ use crate::protocol::request::{End, Request};
 use crate::routing::Target;
 use crate::routing::decision::Reason;
 use crate::server::ServerConn;
+use crate::sql::is_transaction_mode;
 use crate::sql::statement::{
     Call, Class, Isolation, Lexis, Modes, SessionEffect, Statement, Transaction,
 };
@@ -294,15 +295,19 @@ async fn may_end(
     seen: bool,
     savepoint: Option<&str>,
 ) -> Result<bool, AuditError> {
-    if server.responses.status() == b'E'
-        && let Some(name) = savepoint.filter(|_| seen)
-    {
+    let failed = server.responses.status() == b'E';
+    if let Some(name) = savepoint.filter(|_| failed && seen) {
         let name = name.replace('"', "\"\"");
         run(server, &format!("ROLLBACK TO SAVEPOINT \"{name}\""), b'T').await?;
     }
     if seen && server.responses.status() == b'T' {
         let rows = audit::ask(server, ISOLATION, &mut BytesMut::new()).await?;
         if !rows.iter().any(|(_, level)| level.ends_with("committed")) {
+            if failed {
+                begin(server);
+                lend::fail_quietly(server);
+                settled(server, b'E').await?;
+            }
             return Ok(false);
         }
     }
@@ -313,9 +318,18 @@ async fn may_end(
 
 /// Runs a statement of Causeway's own, after which the server must have this status.
 async fn run(server: &mut ServerConn, text: &str, status: u8) -> Result<(), AuditError> {
+    begin(server);
+    lend::query(text.as_bytes(), server);
+    settled(server, status).await
+}
+
+fn begin(server: &mut ServerConn) {
     server.responses.begin();
     server.output.clear();
-    lend::query(text.as_bytes(), server);
+}
+
+/// Sends what is written; the server must have this status then.
+async fn settled(server: &mut ServerConn, status: u8) -> Result<(), AuditError> {
     let settled = relay::settle(server, &mut BytesMut::new()).await;
     if settled.is_err() || server.responses.status() != status {
         return Err(AuditError::Protocol);
@@ -379,7 +393,7 @@ fn changes_what_it_is(statement: &Transaction, ended: bool) -> bool {
 
 /// The same, said by the name of a setting.
 fn sets_transaction(statement: &Statement) -> bool {
-    let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::Set { name, .. } if name.starts_with("transaction_"));
+    let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::Set { name, .. } if is_transaction_mode(name));
     statement.session.iter().any(sets)
 }
 

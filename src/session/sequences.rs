@@ -61,11 +61,24 @@ impl Machine {
         server: &mut ServerConn,
         judge: &impl Judge,
     ) {
-        if self.owns_sequences(server) || self.fails_first(server) {
+        if self.owns_sequences(server) {
             return;
         }
         let moves = judge.moves_sequence(script);
-        if !moves && !reads(script) {
+        if moves || reads(script) {
+            self.claim(moves, in_pipeline, server);
+        }
+    }
+
+    /// The same for what was not examined: it may do both.
+    pub(super) fn claim_for_unexamined(&mut self, server: &mut ServerConn) {
+        if !self.owns_sequences(server) {
+            self.claim(true, true, server);
+        }
+    }
+
+    fn claim(&mut self, moves: bool, in_pipeline: bool, server: &mut ServerConn) {
+        if self.fails_first(server) {
             return;
         }
         if !matches!(server.sequences, Sequences::Clean) {
@@ -93,13 +106,6 @@ impl Machine {
     fn may_stand_alone(&self, server: &ServerConn) -> bool {
         let unnamed = || self.books.iter().any(|book| matches!(book, Book::Unnamed(_)));
         !self.bound && server.responses.status() == b'I' && !unnamed()
-    }
-
-    /// Something runs that was not examined.
-    pub(super) fn mingle_sequences(&self, server: &mut ServerConn) {
-        if !self.owns_sequences(server) {
-            server.sequences = Sequences::Unknown;
-        }
     }
 
     /// DISCARD SEQUENCES succeeded.

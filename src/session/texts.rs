@@ -88,6 +88,18 @@ impl Ran {
             })
     }
 
+    /// Whether a server that ends before it has answered has undone all of it. A procedure commits on its way, and
+    /// so does what cannot run in a transaction block.
+    #[must_use]
+    pub fn is_undone(&self) -> bool {
+        self.all(|statement| {
+            let class = statement.class;
+            statement.understood
+                && statement.transaction.is_none()
+                && matches!(class, Class::Read | Class::LockingRead | Class::Write)
+        })
+    }
+
     /// Whether it surely changes nothing.
     #[must_use]
     pub fn only_reads(&self) -> bool {

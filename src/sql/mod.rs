@@ -34,5 +34,5 @@ pub use analyze::analyze;
 pub use borders::split;
 pub use cache::ScriptCache;
 pub use scan::{encoding_is_ascii_safe, highest_parameter};
-pub use setting::{SetStatement, SetValue, set_value};
+pub use setting::{SetStatement, SetValue, is_transaction_mode, set_value};
 pub use statement::{Lexis, Script, Statement};

@@ -157,6 +157,12 @@ fn named_setting(cursor: &mut Cursor<'_>) -> Option<Box<str>> {
     setting_name(cursor)
 }
 
+/// Whether a setting is a mode of the transaction under way, which ends with it; `transaction_timeout` is none.
+#[must_use]
+pub fn is_transaction_mode(name: &str) -> bool {
+    matches!(name, "transaction_isolation" | "transaction_read_only" | "transaction_deferrable")
+}
+
 /// Reads a statement that begins with RESET.
 pub fn read_reset(cursor: &mut Cursor<'_>) -> Option<SessionEffect> {
     if !cursor.eat("reset") {

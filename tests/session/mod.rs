@@ -1,6 +1,7 @@
 //! Whole sessions against scripted nodes, on a paused clock: what is waited for in vain is over at
 //! once, and nothing sleeps. The test plays both ends, step by step.
 
+mod cut;
 mod deadlines;
 mod failures;
 mod hostile;
