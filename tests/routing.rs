@@ -329,3 +329,93 @@ fn a_large_catalog_stays_small() {
     println!("10,000 relations and 5,000 functions: {bytes} bytes");
     assert!(bytes < 5 << 20, "{bytes} bytes");
 }
+
+/// A database in which things set something for the session, each by another way.
+fn haunted() -> Catalog {
+    let mut words = Words::default();
+    let mut sourced = |oid, name: &str, source: &str| {
+        let mut of = function(oid, APP, name, true, 1);
+        of.body = Some(Body::read(source, false, &mut words));
+        of
+    };
+    let functions = vec![
+        sourced(30_000, "remember", "begin perform set_config('app.x', $1, false); return 1; end"),
+        sourced(30_001, "by_another", "begin return remember($1); end"),
+        sourced(30_002, "writes", "begin insert into quiet values ($1); return 1; end"),
+        sourced(30_003, "writes_there", "begin insert into watched values ($1); return 1; end"),
+        sourced(30_004, "log", "begin create temp table x (a int); return 1; end"),
+    ];
+    let stamp = Body::read("begin new.changed = now(); return new; end", false, &mut words);
+    let locks = Body::read("begin perform pg_advisory_lock(1); return new; end", false, &mut words);
+    let tables = ["quiet", "watched", "given", "seen", "parent", "child", "referenced", "stamped"];
+    let tables = tables.iter().zip(50_000..);
+    let rows = Rows {
+        schemas: vec![(11, "pg_catalog".into()), (APP, "app".into())],
+        functions,
+        trigger_functions: vec![(31_000, Some(stamp)), (31_001, Some(locks))],
+        words,
+        relations: tables.map(|(name, oid)| relation(oid, APP, name, b'r', b'p')).collect(),
+        triggers: vec![(50_001, 31_001), (50_005, 31_001), (50_007, 31_000)],
+        attached: vec![(50_002, calls(30_001))],
+        views: vec![(50_003, calls(30_000))],
+        children: vec![(50_004, 50_005)],
+        followers: vec![(50_006, 50_001)],
+        operators: vec![Operator {
+            name: "@@@".into(),
+            function: 30_000,
+            left: 23,
+            right: 23,
+            shadows: false,
+        }],
+        default_search_path: Some("app".into()),
+        ..Rows::default()
+    };
+    Catalog::build(rows, 1)
+}
+
+#[test]
+fn what_may_leave_something_with_its_session_is_known() {
+    let catalog = haunted();
+    let router = router();
+    let view = SessionView { catalog: Some(&catalog), ..view(None) };
+    let leaves = |text: &str| router.decide(&script(text), &view).leaves;
+    for text in [
+        "select remember(1)",
+        "insert into quiet values (remember(1))",
+        "select by_another(1) from quiet for update",
+        "select writes_there(1)",
+        "select log(1)",
+        "select current_setting('x'), remember(1)",
+        "/* causeway: replica */ select remember(1)",
+        "select unheard_of(1)",
+        "insert into watched values (1)",
+        "delete from referenced",
+        "update parent set a = 1",
+        "insert into given default values",
+        "select * from seen",
+        "select 1 @@@ 2",
+        "select query_to_xml('select 1', true, true, '')",
+        "declare c cursor for select remember(1)",
+        "call anything()",
+        "do $$ begin end $$",
+        "delete from quiet; insert into watched values (1)",
+        "create table x as select remember(1)",
+    ] {
+        assert!(leaves(text), "{text}");
+    }
+    for text in [
+        "select 1",
+        "insert into quiet (a) values (1) on conflict (a) do update set (a, b) = (1, 2)",
+        "update stamped set a = now()",
+        "select writes(1)",
+        "select count(*) from quiet where a = abs(-1) for update",
+        "select nextval('s'), set_config('a.b', 'c', true), pg_advisory_xact_lock(1)",
+        "merge into quiet using stamped on true when not matched then insert (a) values (1)",
+        "copy quiet from stdin",
+        "create index on quiet (a)",
+    ] {
+        assert!(!leaves(text), "{text}");
+    }
+    let unknown = SessionView { catalog: None, ..view };
+    assert!(router.decide(&script("delete from quiet"), &unknown).leaves, "there may be a trigger");
+}

@@ -187,3 +187,71 @@ async fn nobody_sees_what_another_has() {
         began.elapsed()
     );
 }
+
+/// What sets something for its session where no text shows it.
+const HIDDEN: &str = "\
+CREATE FUNCTION tell(v text) RETURNS int LANGUAGE plpgsql \
+ AS $$ BEGIN PERFORM set_config('app.hidden', v, false); RETURN 1; END $$; \
+CREATE FUNCTION tell_of(a int, b int) RETURNS int LANGUAGE sql AS $$ SELECT tell('operator') $$; \
+CREATE OPERATOR ### (LEFTARG = int, RIGHTARG = int, FUNCTION = tell_of); \
+CREATE FUNCTION tells() RETURNS trigger LANGUAGE plpgsql \
+ AS $$ BEGIN PERFORM tell('trigger'); PERFORM pg_advisory_lock(77); RETURN NEW; END $$; \
+CREATE FUNCTION log(t text) RETURNS int LANGUAGE plpgsql \
+ AS $$ BEGIN CREATE TEMP TABLE IF NOT EXISTS hidden (); SET app.hidden = 'log'; RETURN 1; END $$; \
+CREATE TABLE plain (a int); CREATE TABLE given (a int DEFAULT tell('default'), b int); \
+CREATE TABLE watched (a int); CREATE TRIGGER told BEFORE INSERT ON watched \
+ FOR EACH ROW EXECUTE FUNCTION tells(); \
+CREATE VIEW seen AS SELECT tell('view'); INSERT INTO plain VALUES (0); \
+GRANT ALL ON plain, given, watched, seen TO PUBLIC";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_text_shows_is_nobody_elses() {
+    let cluster = shared_cluster();
+    let database = world(cluster).await;
+    let direct = cluster.primary().connect(&database).await.unwrap();
+    direct.batch_execute(HIDDEN).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let options = ProxyOptions {
+        proxy: "workers = 1",
+        pool: "size = 1\nwait = \"60s\"",
+        ..Default::default()
+    };
+    let proxy = Proxy::start(cluster, &options).await;
+    let (one, other) = (proxy.connect(&database).await, proxy.connect(&database).await);
+    let large = "x".repeat(2 << 20);
+    for (text, left) in [
+        ("SELECT tell('call')", "call"),
+        ("INSERT INTO plain VALUES (tell('insert'))", "insert"),
+        ("SELECT current_setting('TimeZone'), tell('beside')", "beside"),
+        ("SELECT tell('locked') FROM plain FOR UPDATE", "locked"),
+        ("/* causeway: replica */ SELECT tell('hint')", "hint"),
+        ("INSERT INTO given (b) VALUES (1)", "default"),
+        ("INSERT INTO watched VALUES (1)", "trigger"),
+        ("SELECT * FROM seen", "view"),
+        ("SELECT 1 ### 2", "operator"),
+        ("SELECT log('x')", "log"),
+        ("WITH x AS (INSERT INTO plain VALUES (2) RETURNING a) SELECT tell('with') FROM x", "with"),
+        ("", "bound"),
+    ] {
+        if text.is_empty() {
+            let statement = one.prepare("SELECT tell('bound'), length($1::text)").await.unwrap();
+            one.query_one(&statement, &[&large]).await.unwrap();
+        } else {
+            one.batch_execute(text).await.unwrap();
+        }
+        let own = "SELECT current_setting('app.hidden')";
+        let row = one.query_one(own, &[]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), left, "{text}: to the session itself");
+        // The only server is kept for what cannot be taken elsewhere.
+        one.batch_execute("SELECT pg_advisory_unlock_all(); DISCARD TEMP").await.unwrap();
+        for node in ["primary", "replica"] {
+            let look = format!("/* causeway: {node} */ SELECT current_setting('app.hidden', true)");
+            let row = other.query_one(&look, &[]).await.unwrap();
+            let seen = row.get::<_, Option<String>>(0).unwrap_or_default();
+            assert_eq!(seen, "", "{text}: to another, on a {node}");
+        }
+        let row = other.query_one(LEFT, &[]).await.unwrap();
+        let found: Vec<i64> = (0..4).map(|column| row.get(column)).collect();
+        assert_eq!(found, [0, 0, 0, 0], "{text}");
+    }
+}

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::Hazard;
 use super::body::WordId;
 use super::builtin;
+use super::lasting;
 use super::node_tree::{Oid, References};
 use super::rows::{FIRST_NORMAL_OID, Function, PG_CATALOG, Relation, Rows};
 use super::snapshot::{Catalog, Named, Overload};
@@ -20,6 +21,7 @@ type Hazards = FxHashMap<Oid, Hazard>;
 pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
     let mut catalog = Catalog { version, ..Catalog::default() };
     let found = hazards(&rows, &mut catalog);
+    catalog.lasting = lasting::names(&rows);
     let schemas = number_schemas(&rows, &mut catalog);
     name_functions(&rows, &found.functions, &schemas, &mut catalog);
     for kind in &rows.types {

@@ -53,6 +53,25 @@ const CHANGING: &[&str] = &[
     "vacuum",
 ];
 
+/// Words with which a statement begins that leaves something with its session, or hides what does.
+const LASTING: &[&str] = &[
+    "call",
+    "create",
+    "deallocate",
+    "discard",
+    "do",
+    "import",
+    "listen",
+    "load",
+    "prepare",
+    "reset",
+    "set",
+    "unlisten",
+];
+
+/// Words after which a statement begins, in PL/pgSQL and in SQL.
+const BEGINNINGS: &[&str] = &["atomic", "begin", "else", "loop", "then"];
+
 /// A word's number, the same for equal words of one load.
 pub type WordId = u32;
 
@@ -84,6 +103,8 @@ impl Words {
 pub struct Body {
     /// It has a word that may change something, or could not be read.
     pub changing: bool,
+    /// It has a statement that may leave something with its session, or could not be read.
+    pub lasting: bool,
     /// Every word, quoted or not, and every operator; sorted.
     pub words: Vec<WordId>,
     /// The words before a parenthesis; sorted.
@@ -97,22 +118,30 @@ impl Body {
         let mut body = Self::default();
         let mut last = None;
         let (mut after_dot, mut after_comment) = (false, false);
+        let (mut beginning, mut after_insert) = (true, false);
         for token in Scanner::new(source.as_bytes(), Lexis::default()) {
             let text = &source[token.start..token.end];
             let word = match token.kind {
                 Kind::Comment => continue,
                 Kind::Word => text.to_lowercase(),
                 Kind::Quoted => text[1..text.len() - 1].replace("\"\"", "\""),
-                Kind::Operator => text.to_owned(),
+                Kind::Operator => {
+                    // A label.
+                    beginning = text == ">>";
+                    text.to_owned()
+                }
                 Kind::Open => {
+                    beginning = false;
                     body.called.extend(last.take());
                     continue;
                 }
                 Kind::Error | Kind::UnicodeQuoted => {
                     body.changing = true;
+                    body.lasting = true;
                     continue;
                 }
                 kind => {
+                    beginning = kind == Kind::Semicolon;
                     last = None;
                     after_dot = kind == Kind::Dot;
                     continue;
@@ -122,6 +151,16 @@ impl Body {
             let keyword = token.kind == Kind::Word && !std::mem::take(&mut after_dot);
             body.changing |= keyword && CHANGING.contains(&word.as_str());
             body.changing |= keyword && plain_sql && word == "into";
+            if token.kind != Kind::Operator {
+                let begins = std::mem::take(&mut beginning);
+                let inserts = std::mem::replace(&mut after_insert, keyword && word == "insert");
+                // A text of its own, a cursor that is held, and a table that SELECT makes.
+                body.lasting |= keyword
+                    && (begins && LASTING.contains(&word.as_str())
+                        || matches!(word.as_str(), "execute" | "hold")
+                        || plain_sql && word == "into" && !inserts);
+                beginning = keyword && BEGINNINGS.contains(&word.as_str());
+            }
             body.changing |=
                 std::mem::replace(&mut after_comment, word == "comment") && word == "on";
             let number = words.number(&word);
@@ -152,6 +191,32 @@ mod tests {
         }
         called.sort();
         (body.changing, called)
+    }
+
+    #[test]
+    fn tells_sources_that_leave_something() {
+        let lasting = |source, plain| Body::read(source, plain, &mut Words::default()).lasting;
+        for source in [
+            "begin new.changed = now(); insert into log values (new.id) on conflict do nothing; \
+             update t set a = 1; return new; end",
+            "begin if a then update t set b = 'set x'; end if; select 1 into n; end",
+            "declare c cursor for select 1; begin perform pg_advisory_xact_lock(1); end",
+        ] {
+            assert!(!lasting(source, false), "{source}");
+        }
+        for source in [
+            "begin set app.tenant = 1; end",
+            "begin if a then reset all; end if; end",
+            "begin loop create temp table x (); end loop; end",
+            "begin execute 'listen a'; end",
+            "begin <<a>> set x = 1; end",
+            "begin open c for execute q; end",
+            "begin return 'open; end",
+        ] {
+            assert!(lasting(source, false), "{source}");
+        }
+        assert!(lasting("set x = 1; select 1", true) && lasting("select 1 into temp x", true));
+        assert!(!lasting("insert into t values (1); update t set a = 1", true));
     }
 
     #[test]

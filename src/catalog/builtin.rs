@@ -60,6 +60,19 @@ pub fn is_harmless_volatile(name: &str) -> bool {
     HARMLESS_SET.contains(name)
 }
 
+/// Whether a call of this name may leave something with its session that the text does not show, if no user function
+/// has the name. What sets, locks or moves a sequence by itself is seen in the text.
+#[must_use]
+pub fn call_may_leave(name: &str, arity: Option<u16>) -> bool {
+    match function_hazard(name) {
+        Some(Hazard::SqlText) => true,
+        Some(_) => false,
+        None => {
+            name != "set_config" && !is_safe_call_of(name, arity) && !is_harmless_volatile(name)
+        }
+    }
+}
+
 /// Whether SHOW of this setting says the same on every node.
 #[must_use]
 pub fn is_plain_setting(name: &str) -> bool {

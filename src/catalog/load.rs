@@ -137,6 +137,26 @@ select c.relname, bool_or(x.always) from ( \
  union all select oid, true from pg_class where relkind in ('v', 'f', 'p') and oid >= 16384 \
 ) x join pg_class c on c.oid = x.relation where c.relpersistence <> 't' group by 1";
 
+const TRIGGER_FUNCTIONS: &str = "\
+select p.oid, case when l.lanname = 'plpgsql' then p.prosrc end \
+from pg_proc p join pg_language l on l.oid = p.prolang \
+where p.oid >= 16384 and p.prorettype = 'trigger'::regtype";
+
+const TRIGGERS: &str = "\
+select distinct tgrelid, tgfoid from pg_trigger where not tgisinternal and tgfoid >= 16384";
+
+const ATTACHED: &str = "\
+select relation, tree from ( \
+ select adrelid, adbin::text from pg_attrdef \
+ union all select conrelid, conbin::text from pg_constraint where conrelid <> 0 and conbin is not null \
+ union all select ev_class, ev_action::text from pg_rewrite where ev_type <> '1' and ev_class >= 16384 \
+ union all select polrelid, concat(polqual::text, polwithcheck::text) from pg_policy \
+) x (relation, tree) where relation >= 16384 and tree ~ 'funcid [0-9]{5,} |relid [0-9]{5,} '";
+
+const FOLLOWERS: &str = "\
+select distinct confrelid, conrelid from pg_constraint where contype = 'f' \
+ and (confdeltype in ('c', 'n', 'd') or confupdtype in ('c', 'n', 'd'))";
+
 const SEARCH_PATHS: &str = "\
 select r.rolname, substr(setting, 13), s.setdatabase <> 0 from pg_db_role_setting s \
  left join pg_roles r on r.oid = s.setrole cross join lateral unnest(s.setconfig) as setting \
@@ -176,6 +196,14 @@ pub async fn rows(client: &Client) -> Result<Rows, Error> {
         checks: collect(client, CHECKS, tree).await?,
         columns: collect(client, COLUMNS, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await?,
         moving: collect(client, MOVING, |row| Ok((name(row, 0)?, row.try_get(1)?))).await?,
+        trigger_functions: collect(client, TRIGGER_FUNCTIONS, |row| {
+            let source: Option<&str> = row.try_get(1)?;
+            Ok((row.try_get(0)?, source.map(|source| Body::read(source, false, &mut words))))
+        })
+        .await?,
+        triggers: collect(client, TRIGGERS, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await?,
+        attached: collect(client, ATTACHED, tree).await?,
+        followers: collect(client, FOLLOWERS, |row| Ok((row.try_get(0)?, row.try_get(1)?))).await?,
         search_paths: collect(client, SEARCH_PATHS, |row| {
             let role: Option<String> = row.try_get(0)?;
             Ok((role.map(String::into_boxed_str), row.try_get(1)?))

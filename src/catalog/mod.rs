@@ -9,6 +9,7 @@ pub mod body;
 pub mod builtin;
 mod custom;
 pub mod hazard;
+mod lasting;
 mod load;
 pub mod node_tree;
 pub mod registry;

@@ -39,6 +39,14 @@ pub struct Rows {
     pub checks: Vec<(Oid, References)>,
     /// Columns of user types: relation, type.
     pub columns: Vec<(Oid, Oid)>,
+    /// `pg_proc` of trigger functions: what their sources name, if they are written in PL/pgSQL.
+    pub trigger_functions: Vec<(Oid, Option<Body>)>,
+    /// `pg_trigger`: relation, function.
+    pub triggers: Vec<(Oid, Oid)>,
+    /// The trees that call functions of users where a relation is written: defaults, checks, rules, policies.
+    pub attached: Vec<(Oid, References)>,
+    /// Foreign keys that change their own relation: that which they refer to, and their own.
+    pub followers: Vec<(Oid, Oid)>,
     /// Names of custom settings in the sources of routines, lower case, sorted.
     pub custom_settings: Vec<Box<str>>,
     /// Relations whose writing may move a sequence, and whether it may be any writing, not only that

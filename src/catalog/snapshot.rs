@@ -3,14 +3,14 @@
 //! Holds user functions and relations whole, and of PostgreSQL's own objects only those that the
 //! built-in lists do not already judge rightly. Look-ups are hash look-ups; nothing here waits.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use super::builtin;
 use super::rows::Rows;
 use super::search_path::{SearchPath, elements};
 use super::{Hazard, assemble};
-use crate::sql::statement::{Call, Name};
+use crate::sql::statement::{Call, Class, Name, Statement};
 
 /// What the catalog knows of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Catalog {
     pub(super) unseen: Option<Hazard>,
     /// Relations whose writing may move a sequence: only that of new rows, or any (true).
     pub(super) moving: FxHashMap<Box<str>, bool>,
+    /// Names of all that may leave something with the session that runs it.
+    pub(super) lasting: FxHashSet<Box<str>>,
     pub(super) default_search_path: Option<String>,
     pub(super) search_paths: Vec<(Option<Box<str>>, String)>,
     pub(super) custom_settings: Vec<Box<str>>,
@@ -192,6 +194,33 @@ impl Catalog {
             Some(always) => *always || inserts,
             None => !self.relations.contains_key(&*name.name),
         }
+    }
+
+    /// Whether running a statement may leave something with its session that the text does not show: by a function,
+    /// called in it or for it. What is not known may; but in DDL much looks like a call that is none.
+    #[must_use]
+    pub fn may_leave(&self, statement: &Statement) -> bool {
+        let defines = matches!(statement.class, Class::Ddl | Class::Maintenance);
+        let unknown = |call: &Call| !defines && self.call_is_unknown(call);
+        let inner = || statement.inner.as_deref().is_some_and(|inner| self.may_leave(inner));
+        statement.calls.iter().any(unknown) || self.names_lasting(statement) || inner()
+    }
+
+    fn names_lasting(&self, statement: &Statement) -> bool {
+        let lasting = |name: &str| self.lasting.contains(name);
+        !self.lasting.is_empty()
+            && (statement.calls.iter().any(|call| lasting(&call.name.name))
+                || statement.relations.iter().any(|relation| lasting(&relation.name))
+                || statement.operators.iter().any(|name| lasting(name))
+                || statement.builtin_operators.iter().any(|name| lasting(name))
+                || statement.identifiers.iter().any(|name| lasting(name)))
+    }
+
+    fn call_is_unknown(&self, call: &Call) -> bool {
+        let name = &*call.name.name;
+        !self.functions.contains_key(name)
+            && !self.types.contains_key(name)
+            && builtin::call_may_leave(name, call.arity)
     }
 
     /// The hazard of an identifier wherever it stands: a type with a check or cast that is a

@@ -314,13 +314,15 @@ pub struct Decision {
     /// The rule that matched, if any: it may prefer a node or a zone (`CompiledRules::prefers`),
     /// also where a hint has overruled its target.
     pub rule: Option<RuleId>,
+    /// Whether running it may leave something with its session that the text does not show.
+    pub leaves: bool,
 }
 
 impl Decision {
     /// A decision that no hint and no rule has touched.
     #[must_use]
     pub const fn new(target: Target, reason: Reason) -> Self {
-        Self { target, reason, max_lag: None, consistency: None, rule: None }
+        Self { target, reason, max_lag: None, consistency: None, rule: None, leaves: false }
     }
 
     /// To the primary.

@@ -3,11 +3,14 @@
 //! [`driver`](super::driver) gets the server and tries again; [`recovery`](super::recovery) says what it means that an
 //! exchange broke off.
 
+use std::time::Duration;
+
 use bytes::Buf;
 
 use super::audit;
 use super::driver::Session;
 use super::failure::{Failure, SessionEnd};
+use super::judge::Judge;
 use super::lend;
 use super::relay::{self, Outcome, RelayError, Turn};
 use super::step::After;
@@ -21,6 +24,9 @@ use crate::routing::decision::Reason;
 /// Most of a pipeline that is written before any of its answer is read, in bytes. It fits into
 /// what the kernel buffers for a socket, so that the write ends whatever the server does.
 const IN_TURNS: usize = 16 << 10;
+
+/// How long the catalog is waited for, so that a function's settings are known by name.
+const CATALOG_WAIT: Duration = Duration::from_millis(500);
 
 impl Session {
     /// One attempt on the leased server.
@@ -130,6 +136,45 @@ impl Session {
         ran.unwrap_or_else(|| self.machine.ran(request, &self.client.input, &self.eyes))
     }
 
+    /// Asks the server what the session has left on it.
+    async fn audit(&mut self) -> Result<After, Failure> {
+        if self.machine.suspicion.opaque && !self.eyes.has_catalog() {
+            self.name_hidden_settings().await;
+        }
+        let Some(server) = self.lease.as_mut() else { return Ok(After::Keep) };
+        let user = &self.account.user;
+        let suspicion = self.machine.take_suspicion();
+        let heard = &mut self.client.output;
+        let shown = heard.len();
+        let findings = audit::audit(server, user, &suspicion, heard).await;
+        if let Err(error) = &findings {
+            tracing::warn!(%error, user = %user, "a session's state could not be read");
+            server.spoiled = true;
+        }
+        let after = self.machine.on_audit(findings.ok(), server);
+        if self.client.output.len() > shown {
+            self.note_heard();
+        }
+        if !self.client.output.is_empty() {
+            let flushed = self.client.flush().await;
+            flushed.map_err(|error| Failure::Client(SessionEnd::Client(error)))?;
+        }
+        Ok(after)
+    }
+
+    /// What custom settings functions may have set the catalog tells; while it is loaded, it is waited for a
+    /// moment, with the answer already shown.
+    async fn name_hidden_settings(&mut self) {
+        if !self.eyes.expects_catalog() {
+            return;
+        }
+        let known = tokio::time::timeout(CATALOG_WAIT, self.eyes.await_catalog()).await;
+        self.eyes.waited_for_catalog(known.is_ok());
+        self.look();
+        let names = self.eyes.custom_settings().iter().cloned();
+        self.machine.suspicion.hidden.extend(names);
+    }
+
     /// The server is ready: the machine keeps it or gives it back.
     async fn on_ready(&mut self, request: &Request) -> Result<(), Failure> {
         if let Some(refusal) = self.refusal.take() {
@@ -148,29 +193,10 @@ impl Session {
         if !std::mem::take(&mut self.client.streamed) {
             self.client.input.advance(request.length);
         }
-        let after = match self.machine.on_ready(server, self.on_replica) {
-            After::Audit => {
-                let user = &self.account.user;
-                let suspicion = self.machine.take_suspicion();
-                let heard = &mut self.client.output;
-                let shown = heard.len();
-                let findings = Box::pin(audit::audit(server, user, &suspicion, heard)).await;
-                if let Err(error) = &findings {
-                    tracing::warn!(%error, user = %user, "a session's state could not be read");
-                    server.spoiled = true;
-                }
-                let after = self.machine.on_audit(findings.ok(), server);
-                if self.client.output.len() > shown {
-                    self.note_heard();
-                }
-                if !self.client.output.is_empty() {
-                    let flushed = self.client.flush().await;
-                    flushed.map_err(|error| Failure::Client(SessionEnd::Client(error)))?;
-                }
-                after
-            }
-            after => after,
-        };
+        let mut after = self.machine.on_ready(server, self.on_replica);
+        if after == After::Audit {
+            after = Box::pin(self.audit()).await?;
+        }
         self.retire_servers();
         if self.machine.changed_catalog() {
             self.shared.catalogs.note_ddl(&self.account.database);

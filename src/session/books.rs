@@ -157,7 +157,7 @@ impl Machine {
     pub fn on_server_lost(&mut self, in_transaction: bool) {
         self.books.clear();
         self.pending.clear();
-        self.preparing.clear();
+        self.preparing = None;
         self.portals.clear();
         self.bound = false;
         self.running = None;

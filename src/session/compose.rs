@@ -106,7 +106,7 @@ impl Machine {
     ) {
         self.books.clear();
         self.pending.clear();
-        self.preparing.clear();
+        self.preparing = None;
         self.reclaim(request, server);
         self.lend_position(server);
         if self.statements.has_any_of_sql() {
@@ -311,7 +311,7 @@ impl Machine {
             return server.responses.expect(Sent::Parse, Some(tag));
         }
         // An earlier message of the request under way may prepare it.
-        let pending = !self.preparing.insert(number);
+        let pending = !self.prepares(number);
         let tag = self.book(Book::Named(name, prepared));
         if server.prepared.touch(number) || pending {
             return server.responses.expect(Sent::Answer(PARSE_COMPLETE), Some(tag));
@@ -327,6 +327,11 @@ impl Machine {
         server.responses.expect(Sent::Parse, Some(tag));
     }
 
+    /// Notes that the request under way has this number prepared; whether it was the first to.
+    fn prepares(&mut self, number: u64) -> bool {
+        self.preparing.get_or_insert_default().insert(number)
+    }
+
     /// Closes the least recently used statement at a server that has as many as it may.
     fn make_room(&mut self, server: &mut ServerConn) {
         if let Some(surplus) = server.prepared.surplus(self.prepared_limit) {
@@ -339,13 +344,15 @@ impl Machine {
             server.responses.expect_own(Sent::Close, Some(tag));
             // Were it to stay in the books until the answer, the next Parse would pick it again.
             server.prepared.remove(surplus);
-            self.preparing.remove(&surplus);
+            if let Some(preparing) = &mut self.preparing {
+                preparing.remove(&surplus);
+            }
         }
     }
 
     /// Prepares a statement of the session's at the server, if it is not there.
     pub(super) fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
-        if server.prepared.touch(prepared.number) || !self.preparing.insert(prepared.number) {
+        if server.prepared.touch(prepared.number) || !self.prepares(prepared.number) {
             return;
         }
         self.make_room(server);

@@ -38,6 +38,8 @@ pub struct Eyes {
     pub times: TimeLimits,
     /// Whether anything limits its times.
     pub timed: bool,
+    /// The catalog was waited for, and did not come.
+    catalog_is_late: bool,
     /// What the view above comes to, and the versions of the catalog and of the learned shapes that
     /// it was reckoned with.
     circumstances: Circumstances,
@@ -56,6 +58,7 @@ impl Eyes {
             circumstances: Circumstances::default(),
             versions: (0, 0),
             timed: false,
+            catalog_is_late: false,
             times,
             rules,
             newest_rules: Cache::new(shared.rules.clone()),
@@ -122,6 +125,17 @@ impl Eyes {
     /// Waits until they would see it. Cancel safe.
     pub async fn await_catalog(&self) {
         self.catalog.known().await;
+    }
+
+    /// Whether it is worth waiting for: it was there, or has not been waited for yet.
+    #[must_use]
+    pub fn expects_catalog(&self) -> bool {
+        !self.catalog_is_late
+    }
+
+    /// It was waited for, and `came` or not.
+    pub fn waited_for_catalog(&mut self, came: bool) {
+        self.catalog_is_late = !came;
     }
 
     /// What the session has run may have changed the catalog.

@@ -70,7 +70,7 @@ pub struct Machine {
     /// What the request under way has prepared or closed so far, by the client's names.
     pub(super) pending: FxHashMap<Bytes, Option<Arc<Prepared>>>,
     /// The numbers that it has prepared at its server, or found there.
-    pub(super) preparing: FxHashSet<u64>,
+    pub(super) preparing: Option<Box<FxHashSet<u64>>>,
     /// The facts and the text of the simple query under way.
     pub(super) running: Option<(Arc<Script>, Bytes)>,
     /// Texts of the request that were looked up when it was judged, by where their frames begin.
@@ -124,7 +124,7 @@ impl Machine {
             portals: Vec::new(),
             bound: false,
             pending: FxHashMap::default(),
-            preparing: FxHashSet::default(),
+            preparing: None,
             running: None,
             judged: SmallVec::new(),
             furthest: None,

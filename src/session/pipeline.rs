@@ -22,9 +22,7 @@ use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::sql::Script;
 use crate::sql::is_transaction_mode;
-use crate::sql::statement::{
-    Call, Class, Isolation, Modes, Name, SessionEffect, Statement, Transaction,
-};
+use crate::sql::statement::{Isolation, Modes, Name, SessionEffect, Statement, Transaction};
 
 /// Statements that cannot run while a database has servers, or that change what servers begin with, or
 /// who may open them.
@@ -311,17 +309,7 @@ fn is_portable(statement: &Statement) -> bool {
     statement.understood && statement.session.iter().all(portable)
 }
 
-/// Whether a script calls what may do anything.
+/// Whether running a script may leave something with the session that its text does not show.
 pub(super) fn is_opaque(script: &Arc<Script>, judge: &impl Judge) -> bool {
-    let procedure = |statement: &Statement| statement.class == Class::Procedure;
-    let unknown = |call: &Call| !sequences::is_harmless(call);
-    let calls = |statement: &Statement| statement.calls.iter().any(unknown);
-    script.statements.iter().any(procedure)
-        || script.statements.iter().any(calls)
-            // Of several statements the decision tells no more than that they are several.
-            && (script.statements.len() > 1
-                || matches!(
-                    judge.decide(script).reason,
-                    Reason::VolatileFunction | Reason::UnknownFunction
-                ))
+    judge.decide(script).leaves
 }

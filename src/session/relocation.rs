@@ -79,8 +79,7 @@ impl Machine {
         // What else was set, by a function say, is on its server since the last transaction was committed.
         let undone =
             self.failed || matches!(statement.transaction, Some(Transaction::Rollback { .. }));
-        let unchanged = self.settings.current() == self.settings.committed() && !self.suspect;
-        let settled = undone || unchanged;
+        let settled = undone || !self.suspect;
         let Phase::Open { begun: slot, .. } = &mut self.phase else { return };
         match (trace(statement, text), slot.as_mut()) {
             (Trace::None, _) => {}

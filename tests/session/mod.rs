@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::{BufMut, BytesMut};
-use causeway::catalog::{Catalogs, Source};
+use causeway::catalog::rows::{Relation, Rows};
+use causeway::catalog::{Catalog, Catalogs, Source};
 use causeway::client::Welcome;
 use causeway::cluster::{Cluster, Lsn, NodeId, NodeState, NodeView, Role, Topology};
 use causeway::net::Stream;
@@ -157,13 +158,15 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
     let source = Source::new("app", None, ConnectorCell::default(), nowhere.clone());
     let runtime = tokio::runtime::Handle::current();
     let registry = telemetry::Registry::new(1);
+    let catalogs = Catalogs::new(source, runtime, stopped);
+    catalogs.fix("app", Catalog::build(tables(), 1));
     Arc::new(Shared {
         rules: std::sync::Arc::new(ArcSwap::from_pointee(
             proxy::reload::rules(settings, None, &(nowhere as _), &ConnectorCell::default())
                 .unwrap(),
         )),
         cluster,
-        catalogs: Arc::new(Catalogs::new(source, runtime, stopped)),
+        catalogs: Arc::new(catalogs),
         connector: ConnectorCell::default(),
         pools: Arc::new(Pools::new(1, ConnectorCell::default())),
         scripts: Arc::new(ScriptCache::new(100)),
@@ -173,6 +176,23 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
         metrics: Metrics::new(&registry),
         clocks: Clocks::new(1),
     })
+}
+
+/// What the database has: a table, to which nothing is attached.
+fn tables() -> Rows {
+    let table = Relation {
+        oid: 50_000,
+        name: "t".into(),
+        schema: 2200,
+        kind: b'r',
+        persistence: b'p',
+        row_type: 0,
+    };
+    Rows {
+        schemas: vec![(11, "pg_catalog".into()), (2200, "public".into())],
+        relations: vec![table],
+        ..Rows::default()
+    }
 }
 
 fn topology(nodes: &[FakeServer]) -> Topology {
