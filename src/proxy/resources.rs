@@ -69,10 +69,10 @@ mod tests {
         assert!(resident_bytes() > 1 << 20);
         let text = "cluster.nodes = [\"a\", \"b\"]\nmonitor.user = \"m\"\n\
                     user = [{ name = \"u\", pool_size = 7 }, { name = \"v\" }]\n\
-                    pool.size = 5\nlimits = { clients = 1000, logins = 50 }";
+                    pool.size = 5\nlimits = { clients = 1000, logins = 50, refusals = 20 }";
         let settings = crate::config::parse(text, std::path::Path::new("/")).unwrap();
         let files = files(&settings);
-        assert_eq!(files.needed, 1000 + 50 + 2 * (7 + 5) + OWN_FILES);
+        assert_eq!(files.needed, 1000 + 50 + 20 + 2 * (7 + 5) + OWN_FILES);
         assert!(!Files { allowed: files.needed, ..files }.are_short());
         assert!(Files { allowed: files.needed - 1, ..files }.are_short());
     }

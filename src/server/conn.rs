@@ -22,6 +22,7 @@ use tokio_util::io::poll_read_buf;
 use super::connect::Reported;
 use super::laid::{Laid, is_misplaced};
 use super::peers::Peers;
+use super::prepared::PreparedHere;
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
 use crate::net::Stream;
@@ -162,53 +163,6 @@ impl Identity {
                 delivered.await;
             }
         }
-    }
-}
-
-/// The statements that Causeway has prepared on a server, by number, with the least recently used
-/// known.
-#[derive(Debug, Default)]
-pub struct PreparedHere {
-    last_used: FxHashMap<u64, u64>,
-    clock: u64,
-}
-
-impl PreparedHere {
-    /// Whether the statement is prepared; if so, it counts as used now.
-    pub fn touch(&mut self, number: u64) -> bool {
-        self.clock += 1;
-        let clock = self.clock;
-        self.last_used.get_mut(&number).map(|used| *used = clock).is_some()
-    }
-
-    /// The statement was prepared.
-    pub fn insert(&mut self, number: u64) {
-        self.clock += 1;
-        self.last_used.insert(number, self.clock);
-    }
-
-    /// The statement was closed.
-    pub fn remove(&mut self, number: u64) {
-        self.last_used.remove(&number);
-    }
-
-    /// Forgets all statements, and tells their numbers.
-    pub fn take(&mut self) -> Vec<u64> {
-        self.last_used.drain().map(|(number, _)| number).collect()
-    }
-
-    /// All statements are gone.
-    pub fn clear(&mut self) {
-        self.last_used.clear();
-    }
-
-    /// A statement to close before one more is prepared, if there are `limit` already.
-    #[must_use]
-    pub fn surplus(&self, limit: usize) -> Option<u64> {
-        if self.last_used.len() < limit.max(1) {
-            return None;
-        }
-        self.last_used.iter().min_by_key(|(_, used)| **used).map(|(number, _)| *number)
     }
 }
 
@@ -444,18 +398,6 @@ impl Drop for ServerConn {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_least_recently_used_statement_goes_first() {
-        let mut here = PreparedHere::default();
-        here.insert(1);
-        here.insert(2);
-        assert_eq!(here.surplus(3), None);
-        assert!(here.touch(1) && !here.touch(9));
-        assert_eq!(here.surplus(2), Some(2));
-        here.remove(2);
-        assert_eq!(here.surplus(2), None);
-    }
 
     #[tokio::test]
     async fn a_server_is_kept_while_a_cancel_is_under_way() {

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod laid;
 pub mod open;
 pub mod peers;
+mod prepared;
 
 pub use conn::{Identity, ServerConn, Silence};
 pub use connect::{ConnectError, Established, ServerLogin, connect};

@@ -30,6 +30,10 @@ pub(super) struct Asks {
     pub(super) settles: bool,
     /// It makes a portal that outlives it.
     pub(super) makes_portal: bool,
+    /// It may leave nothing prepared at the server: what follows in it is prepared anew.
+    pub(super) deallocates: bool,
+    /// It surely does, and the session's names are gone with them.
+    pub(super) forgets: bool,
     /// It has no end of its own: no ReadyForQuery answers it.
     pub(super) goes_on: bool,
     /// Causeway itself has answered it with an error.

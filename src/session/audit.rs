@@ -33,7 +33,8 @@ UNION ALL SELECT '+listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening
 UNION ALL SELECT '+lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT '+cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT '+prepared', name FROM pg_catalog.pg_prepared_statements WHERE from_sql";
+UNION ALL SELECT '+prepared', name FROM pg_catalog.pg_prepared_statements WHERE from_sql \
+UNION ALL SELECT '+none', '' WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_prepared_statements)";
 
 /// What a server said.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct Findings {
     pub on_server: Laid,
     /// What keeps the session there.
     pub pins: Pins,
+    /// Nothing at all is prepared there any more.
+    pub none_prepared: bool,
     /// Names of statements of SQL's PREPARE.
     pub prepared: Vec<String>,
 }
@@ -144,6 +147,7 @@ fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings 
             "+listen" => findings.pins.add(Pin::Listen),
             "+lock" => findings.pins.add(Pin::AdvisoryLock),
             "+cursor" => findings.pins.add(Pin::HoldCursor),
+            "+none" => findings.none_prepared = true,
             "+prepared" => findings.prepared.push(value),
             "session_authorization" if value == user => {}
             _ => {

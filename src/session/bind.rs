@@ -13,7 +13,7 @@ use super::judge::Judge;
 use super::lend::refuse_in_failed;
 use super::machine::{Machine, changes};
 use super::phase::Bound;
-use super::statements::{By, Prepared, put_server_name};
+use super::statements::{By, Prepared};
 use super::step::{Book, Portal};
 use super::{relocation, texts};
 use crate::protocol::response::Sent;
@@ -53,7 +53,7 @@ impl Machine {
         write::message(&mut server.output, b'B', |out| {
             out.extend_from_slice(portal);
             out.put_u8(0);
-            put_server_name(out, prepared.number);
+            server.prepared.put_name(out, prepared.number);
             out.put_u8(0);
             out.extend_from_slice(rest);
         });

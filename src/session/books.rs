@@ -126,6 +126,10 @@ impl Machine {
     pub fn on_audit(&mut self, findings: Option<Findings>, server: &mut ServerConn) -> After {
         match findings {
             Some(found) => {
+                if found.none_prepared && !server.prepared.is_empty() {
+                    // Code that nobody has read has said DEALLOCATE ALL.
+                    self.forget_statements(server);
+                }
                 let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load];
                 let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
                 let mut pins = found.pins;
@@ -267,9 +271,7 @@ impl Machine {
                 _ => {}
             }
         }
-        self.ddl |= matches!(statement.class, Class::Ddl | Class::Maintenance | Class::Unknown);
-        self.may_be_ddl |= matches!(statement.class, Class::Procedure);
-        self.redefined |= matches!(statement.class, Class::Ddl);
+        self.note_class(statement);
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
         self.suspicion.opaque |= statement.class == Class::Procedure || script.is_unread();
@@ -349,6 +351,13 @@ impl Machine {
             | SessionEffect::AdvisoryLock
             | SessionEffect::Opaque => self.suspect = true,
         }
+    }
+
+    /// What a statement may do to the catalog.
+    pub(super) fn note_class(&mut self, statement: &Statement) {
+        self.ddl |= matches!(statement.class, Class::Ddl | Class::Maintenance | Class::Unknown);
+        self.may_be_ddl |= matches!(statement.class, Class::Procedure);
+        self.redefined |= matches!(statement.class, Class::Ddl);
     }
 
     /// All names are gone, the server's own for statements too.

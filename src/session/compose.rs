@@ -9,14 +9,15 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes};
 
 use super::audit::custom_names;
-use super::fields::{bind_fields, parse_fields, statement_named};
+use super::fields::{parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::{self, Amended, refuse_in_failed};
 use super::machine::{Machine, changes};
 use super::phase::Phase;
 use super::pipeline::is_opaque;
-use super::statements::{By, Prepared, put_server_name};
+use super::statements::{By, Prepared};
 use super::step::{Book, Portal};
+use super::unread::deallocates;
 use crate::protocol::request::{End, Frame, Request};
 use crate::protocol::response::Sent;
 use crate::protocol::{frame, write};
@@ -156,7 +157,10 @@ impl Machine {
                 self.stay();
                 let text = body.strip_suffix(b"\0").unwrap_or(body);
                 let script = judge.script(text, self.lexis);
-                self.note_calls(&self.effective(&script), judge);
+                let opaque = self.note_calls(&self.effective(&script), judge);
+                self.asks.deallocates |= opaque || script.statements.iter().any(deallocates);
+                self.lend_names(&script, server);
+                self.note_unordered(&script, opaque, server);
                 custom_names(text, &mut self.suspicion.custom);
                 self.bound = false;
                 // PostgreSQL drops the unnamed statement at every simple query.
@@ -182,80 +186,6 @@ impl Machine {
         }
     }
 
-    /// Writes the part of a large frame that has arrived; the rest is passed on as it comes. False
-    /// if more of it is needed first.
-    pub fn compose_head(
-        &mut self,
-        arrived: &[u8],
-        header: frame::Header,
-        server: &mut ServerConn,
-        judge: &impl Judge,
-    ) -> bool {
-        match header.kind {
-            b'B' => {
-                let Some((portal, name, rest)) = bind_fields(&arrived[frame::HEADER..]) else {
-                    return false;
-                };
-                let prepared = self.named(name);
-                if self.note_bound(name, portal, prepared.as_deref(), server, judge) {
-                    // What its values name has not come yet.
-                    self.suspicion.opaque = true;
-                }
-                if let Some(prepared) = &prepared
-                    && prepared.by == By::Sql
-                {
-                    self.lend(name, server);
-                }
-                if let Some(prepared) =
-                    prepared.filter(|one| server.lent.get(name) != Some(&one.number))
-                {
-                    self.ensure_prepared(&prepared, server);
-                    let mut renamed = bytes::BytesMut::new();
-                    put_server_name(&mut renamed, prepared.number);
-                    let (head, tail) = (&arrived[frame::HEADER + portal.len() + 1..], rest.len());
-                    let called = head.len() - tail - 1;
-                    // The frame's length counts neither its type nor the old name any more.
-                    let length = header.length - 1 - called + renamed.len();
-                    server.output.put_u8(b'B');
-                    server.output.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-                    server.output.extend_from_slice(portal);
-                    server.output.put_u8(0);
-                    server.output.extend_from_slice(&renamed);
-                    server.output.put_u8(0);
-                    server.output.extend_from_slice(rest);
-                } else {
-                    server.output.extend_from_slice(arrived);
-                }
-                server.responses.expect(Sent::Bind, None);
-            }
-            kind => {
-                // The data of a COPY is nothing that runs.
-                if matches!(kind, b'Q' | b'F') {
-                    self.run_unexamined(server);
-                }
-                server.output.extend_from_slice(arrived);
-                match kind {
-                    b'Q' => {
-                        server.unnamed = None;
-                        self.statements.unnamed.clear();
-                        server.responses.expect(Sent::Query, None);
-                    }
-                    b'F' => server.responses.expect(Sent::FunctionCall, None),
-                    _ => {}
-                }
-            }
-        }
-        true
-    }
-
-    /// What nobody has read may have changed anything.
-    fn run_unexamined(&mut self, server: &mut ServerConn) {
-        self.claim_for_unexamined(server);
-        self.suspect = true;
-        self.suspicion.opaque = true;
-        self.stay();
-    }
-
     pub(super) fn book(&mut self, book: Book) -> u32 {
         self.books.push(book);
         // A pipeline is bounded by `limits.pipeline` bytes, far fewer messages than 2^32.
@@ -265,6 +195,7 @@ impl Machine {
     pub(super) fn named(&self, name: &[u8]) -> Option<std::sync::Arc<Prepared>> {
         match self.pending.get(name) {
             Some(pending) => pending.clone(),
+            None if self.asks.forgets => None,
             None => self.statements.get(name).cloned(),
         }
     }
@@ -313,12 +244,12 @@ impl Machine {
         // An earlier message of the request under way may prepare it.
         let pending = !self.prepares(number);
         let tag = self.book(Book::Named(name, prepared));
-        if server.prepared.touch(number) || pending {
+        if (server.prepared.touch(number) || pending) && !self.asks.deallocates {
             return server.responses.expect(Sent::Answer(PARSE_COMPLETE), Some(tag));
         }
-        self.make_room(server);
+        self.make_way(number, server);
         write::message(&mut server.output, b'P', |out| {
-            put_server_name(out, number);
+            server.prepared.put_name(out, number);
             out.put_u8(0);
             out.extend_from_slice(text);
             out.put_u8(0);
@@ -332,12 +263,24 @@ impl Machine {
         self.preparing.get_or_insert_default().insert(number)
     }
 
+    /// Sees to it that this number can be prepared.
+    fn make_way(&mut self, number: u64, server: &mut ServerConn) {
+        if self.asks.deallocates {
+            // Whether it is there nobody knows before the answer.
+            let mut name = bytes::BytesMut::new();
+            server.prepared.put_name(&mut name, number);
+            write::close_statement(&mut server.output, &name);
+            server.responses.expect_own(Sent::Close, None);
+        }
+        self.make_room(server);
+    }
+
     /// Closes the least recently used statement at a server that has as many as it may.
     fn make_room(&mut self, server: &mut ServerConn) {
         if let Some(surplus) = server.prepared.surplus(self.prepared_limit) {
             write::message(&mut server.output, b'C', |out| {
                 out.put_u8(b'S');
-                put_server_name(out, surplus);
+                server.prepared.put_name(out, surplus);
                 out.put_u8(0);
             });
             let tag = self.book(Book::Gone(surplus));
@@ -352,12 +295,13 @@ impl Machine {
 
     /// Prepares a statement of the session's at the server, if it is not there.
     pub(super) fn ensure_prepared(&mut self, prepared: &Prepared, server: &mut ServerConn) {
-        if server.prepared.touch(prepared.number) || !self.prepares(prepared.number) {
+        let here = server.prepared.touch(prepared.number) || !self.prepares(prepared.number);
+        if here && !self.asks.deallocates {
             return;
         }
-        self.make_room(server);
+        self.make_way(prepared.number, server);
         write::message(&mut server.output, b'P', |out| {
-            put_server_name(out, prepared.number);
+            server.prepared.put_name(out, prepared.number);
             out.put_u8(0);
             out.extend_from_slice(&prepared.text);
             out.put_u8(0);
@@ -408,7 +352,7 @@ impl Machine {
                     self.ensure_prepared(&prepared, server);
                     write::message(&mut server.output, b'D', |out| {
                         out.put_u8(b'S');
-                        put_server_name(out, prepared.number);
+                        server.prepared.put_name(out, prepared.number);
                         out.put_u8(0);
                     });
                     return server.responses.expect(Sent::Describe, None);
@@ -448,6 +392,10 @@ impl Machine {
             return pass(bytes, Sent::Execute, server);
         };
         let (script, text, bound) = (script.clone(), text.clone(), bound.clone());
+        if script.statements.iter().any(deallocates) {
+            (self.asks.deallocates, self.asks.forgets) = (true, true);
+            self.pending.clear();
+        }
         let tag = self.book(Book::Executed(script.clone(), text, bound));
         server.output.extend_from_slice(bytes);
         server.responses.expect(Sent::Execute, Some(tag));

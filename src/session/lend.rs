@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::machine::Machine;
 use super::phase::{Bound, Phase, Repeated};
-use super::statements::{By, Prepared, put_server_name};
+use super::statements::{By, Prepared};
 use crate::protocol::request::{End, Request};
 use crate::protocol::response::{Completion, Sent};
 use crate::protocol::write;
@@ -145,7 +145,7 @@ impl Machine {
         let in_transaction = server.responses.status() == b'T';
         for number in server.prepared.take() {
             let mut name = BytesMut::new();
-            put_server_name(&mut name, number);
+            server.prepared.put_name(&mut name, number);
             close_all(&[name.freeze()], true, server);
         }
         close_all(&[Bytes::from_static(FOR_A_MOMENT)], false, server);

@@ -43,6 +43,7 @@ pub mod statements;
 pub mod step;
 pub mod study;
 mod texts;
+mod unread;
 
 pub use driver::Session;
 pub use shared::{Rules, Shared};

@@ -2,7 +2,7 @@
 //!
 //! A text is known by a number, shared between all clients that prepare the same text with the same
 //! parameter types under settings of the same meaning. At a server it is prepared once, under the
-//! name `cw_<number>`. A session owns only the map from its own names to numbers.
+//! name that no client can guess. A session owns only the map from its own names to numbers.
 //!
 //! Those of SQL's PREPARE are in the same map, for the names are the same to PostgreSQL. They are
 //! prepared under the session's own names, by the same PREPARE, where they are needed.
@@ -234,23 +234,6 @@ impl Statements {
     }
 }
 
-/// Appends the name under which a statement is prepared at servers.
-pub fn put_server_name(out: &mut BytesMut, number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut rest = number;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(b"cw_");
-    out.extend_from_slice(&digits[at..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,15 +275,6 @@ mod tests {
         ] {
             let prepared = shared.intern(text.as_bytes(), types, 0, &script);
             assert_eq!(prepared.parameters(Lexis::default()), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn names_at_servers_are_decimal() {
-        for number in [0, 7, 10, 987, u64::MAX] {
-            let mut out = BytesMut::new();
-            put_server_name(&mut out, number);
-            assert_eq!(out, format!("cw_{number}"));
         }
     }
 }
