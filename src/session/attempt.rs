@@ -17,7 +17,6 @@ use super::step::After;
 use super::texts::Ran;
 use crate::protocol::ErrorReport;
 use crate::protocol::request::{End, Request};
-use crate::protocol::response::Responses;
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
 
@@ -106,8 +105,7 @@ impl Session {
             if !ready && !self.client.streamed {
                 signals.put_back(&mut self.client.input);
             }
-            let responses = self.lease.as_ref().map(|lease| &lease.responses);
-            signals.answered(ready, responses.is_none_or(Responses::failed));
+            self.end_signals(*signals, ready);
         }
         match outcome {
             Ok(Outcome::Refused) => Box::pin(self.on_refused()).await,

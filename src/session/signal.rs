@@ -23,6 +23,7 @@ use crate::cluster::NodeId;
 use crate::pool::pool::Wish;
 use crate::pool::{Account, Lease};
 use crate::protocol::request::{End, Frame, Request};
+use crate::protocol::response::SqlState;
 use crate::server::Identity;
 
 /// What a request asks for that hits servers, named by process id.
@@ -56,7 +57,7 @@ pub(super) struct Signals {
     /// A server that may stand in for a session that has none here, and whose it is.
     spare: Option<(Lease, Arc<Account>)>,
     /// The session that a spare server stands in for.
-    named: Option<(Arc<Slot>, Lease)>,
+    named: Option<Arc<Slot>>,
     /// The server of another session, and what ends its hold when it is dropped.
     hold: Option<(Arc<Identity>, oneshot::Sender<()>)>,
     /// What stood in the request before, and where.
@@ -87,7 +88,7 @@ impl Session {
         // Whose server must be had to stand in; of what comes later only that is known who asks.
         let account = match (&slot, request.end) {
             (Some(slot), _) if signals.has_server_of(slot) => None,
-            (Some(slot), _) => slot.account.get().cloned(),
+            (Some(slot), _) => slot.account.get().filter(|of| signals.may_need(of)).cloned(),
             (None, End::Flush) => Some(self.account.clone()),
             (None, _) => None,
         };
@@ -108,9 +109,18 @@ impl Session {
         };
         let wish = Wish::default();
         let leased = timeout(STAND_IN_WAIT, pool.lease(self.worker, epoch, &wish)).await;
-        let mut lease = leased.ok()?.ok()?;
-        lease.spoiled = true;
-        Some(lease)
+        leased.ok()?.ok()
+    }
+
+    /// The request has been answered as `outcome` tells.
+    pub(super) fn end_signals(&self, signals: Signals, ready: bool) {
+        let lease = self.lease.as_ref();
+        // Without one it is the server that is gone.
+        let failed = lease.map_or(Some(GONE), |lease| lease.responses.failed_with());
+        if let Some(unhurt) = signals.answered(ready, failed) {
+            let epoch = self.shared.cluster.load().node(unhurt.identity.node).epoch;
+            unhurt.give_back(epoch);
+        }
     }
 }
 
@@ -189,6 +199,11 @@ impl Signals {
         Arc::ptr_eq(slot, &self.asks) || slot.server_at(self.here.node).is_some()
     }
 
+    /// Whether a server of that account's may have to stand in: nobody but its user may cancel what is idle.
+    fn may_need(&self, account: &Account) -> bool {
+        self.signal == Signal::Terminate || *account.user == *self.user
+    }
+
     fn put(&mut self, place: &Place, buffer: &mut [u8]) {
         let Some(slot) = self.session_of(place.process_id) else { return };
         let ends = self.signal == Signal::Terminate;
@@ -201,13 +216,14 @@ impl Signals {
             }
             self.hold = Some((server.clone(), release_later(server)));
         } else {
-            let whose = |(_, account): &mut (Lease, Arc<Account>)| {
-                let of = slot.account.get();
-                of.is_some_and(|of| Arc::ptr_eq(of, account) && (ends || *of.user == *self.user))
-            };
-            let Some((lease, _)) = self.spare.take_if(whose) else { return };
-            self.before = place.put(lease.identity.process_id, buffer);
-            self.named = self.before.is_some().then_some((slot, lease));
+            let of = slot.account.get().filter(|of| self.may_need(of));
+            let Some((lease, account)) = &mut self.spare else { return };
+            if of.is_some_and(|of| Arc::ptr_eq(of, account)) {
+                self.before = place.put(lease.identity.process_id, buffer);
+                // From now on it may be ended.
+                lease.spoiled = self.before.is_some();
+                self.named = self.before.is_some().then_some(slot);
+            }
         }
     }
 
@@ -218,17 +234,26 @@ impl Signals {
         }
     }
 
-    /// The server has answered, and is `ready`; something in the request may have `failed`.
-    pub(super) fn answered(self, ready: bool, failed: bool) {
-        if let Some((server, _)) = self.hold.as_ref().filter(|_| failed || !ready) {
+    /// The server has answered, and is `ready`; something in the request may have `failed` with this SQLSTATE. Gives
+    /// back the server that was to stand in, if nothing was sent to it.
+    fn answered(self, ready: bool, failed: Option<SqlState>) -> Option<Lease> {
+        if let Some((server, _)) = self.hold.as_ref().filter(|_| failed.is_some() || !ready) {
             server.pardon();
         }
-        let Some((slot, mut lease)) = self.named.filter(|_| ready) else { return };
+        let (mut lease, _) = self.spare?;
+        let Some(slot) = self.named else { return Some(lease) };
+        if !ready {
+            return None;
+        }
+        if failed == Some(NOT_ALLOWED) {
+            lease.spoiled = false;
+            return Some(lease);
+        }
         match self.signal {
             Signal::Terminate => {
                 // The failure may be another's: the server tells.
-                let limit = if failed { REFUSED_WAIT } else { END_WAIT };
-                if !failed {
+                let limit = if failed.is_some() { REFUSED_WAIT } else { END_WAIT };
+                if failed.is_none() {
                     slot.doom();
                 }
                 tokio::spawn(async move {
@@ -241,14 +266,21 @@ impl Signals {
                     }
                 });
             }
-            Signal::Cancel if failed => {}
+            Signal::Cancel if failed.is_some() => {}
             Signal::Cancel => {
                 drop(lease);
                 tokio::spawn(async move { cancel(&slot).await });
             }
         }
+        None
     }
 }
+
+/// What PostgreSQL says to who may not signal a process: it has not.
+const NOT_ALLOWED: SqlState = *b"42501";
+
+/// That of a connection that broke.
+const GONE: SqlState = *b"08006";
 
 async fn cancel(slot: &Slot) {
     if let Some(server) = slot.begin_cancel(false) {
