@@ -158,8 +158,29 @@ impl Laid {
 
     /// The same with `name` set to `value`, a string as a start-up packet carries it.
     #[must_use]
-    pub fn with_value(&self, name: &str, value: &str) -> Self {
+    pub fn with_value(&self, name: &str, value: impl AsRef<[u8]>) -> Self {
         self.with(name, statement_for(name, value))
+    }
+
+    /// Whether a statement has bytes that mean something else in another encoding.
+    #[must_use]
+    pub fn depends_on_encoding(&self) -> bool {
+        self.0.statements.values().any(|statement| !statement.is_ascii())
+    }
+
+    /// `applied`, after the encoding of these settings was laid on it. What is laid then must not be in one query with
+    /// it: PostgreSQL reads a query in the encoding that it begins in.
+    #[must_use]
+    pub fn encoding_first(&self, applied: &Self) -> Option<Self> {
+        const ENCODING: &str = "client_encoding";
+        let (ours, theirs) = (self.statement(ENCODING), applied.statement(ENCODING));
+        if ours == theirs || !self.depends_on_encoding() {
+            return None;
+        }
+        Some(match ours {
+            Some(statement) => applied.with(ENCODING, statement.clone()),
+            None => applied.without(ENCODING),
+        })
     }
 
     /// The same without `name`.
@@ -224,7 +245,7 @@ impl Laid {
             }
             out.put_slice(statement);
             out.put_slice(b"\n;");
-            sure &= is_sure(name);
+            sure &= is_sure(name) && statement.is_ascii();
         }
         sure
     }
@@ -244,13 +265,13 @@ pub fn is_misplaced(name: &str) -> bool {
 
 /// A statement that sets `name` to the string `value`.
 #[must_use]
-pub fn statement_for(name: &str, value: &str) -> Bytes {
+pub fn statement_for(name: &str, value: impl AsRef<[u8]>) -> Bytes {
     let mut out = BytesMut::new();
     if QUOTED_LISTS.contains(&name) {
         out.put_slice(b"SELECT pg_catalog.set_config(");
         put_literal(&mut out, name);
         out.put_u8(b',');
-        put_literal(&mut out, value);
+        put_literal(&mut out, &value);
         out.put_slice(b",false)");
     } else {
         match name {
@@ -262,7 +283,7 @@ pub fn statement_for(name: &str, value: &str) -> Bytes {
                 out.put_slice(b" TO ");
             }
         }
-        put_literal(&mut out, value);
+        put_literal(&mut out, &value);
     }
     out.freeze()
 }
@@ -280,13 +301,17 @@ fn put_name(out: &mut BytesMut, name: &str) {
 }
 
 /// A string constant that reads the same whatever `standard_conforming_strings` says.
-pub fn put_literal(out: &mut BytesMut, text: &str) {
-    if text.contains('\\') {
-        out.put_slice(b" E'");
-        out.put_slice(text.replace('\\', "\\\\").replace('\'', "''").as_bytes());
-    } else {
-        out.put_u8(b'\'');
-        out.put_slice(text.replace('\'', "''").as_bytes());
+pub fn put_literal(out: &mut BytesMut, text: impl AsRef<[u8]>) {
+    let text = text.as_ref();
+    if text.contains(&b'\\') {
+        out.put_slice(b" E");
+    }
+    out.put_u8(b'\'');
+    for byte in text {
+        if matches!(byte, b'\\' | b'\'') {
+            out.put_u8(*byte);
+        }
+        out.put_u8(*byte);
     }
     out.put_u8(b'\'');
 }
@@ -356,6 +381,19 @@ mod tests {
             difference(&more, &role),
             ("RESET ROLE;RESET \"a\".\"b\";SET ROLE 'x'\n;".into(), false)
         );
+    }
+
+    #[test]
+    fn what_an_encoding_gives_its_meaning_is_laid_after_it() {
+        let latin1 =
+            Laid::default().with_value("client_encoding", "LATIN1").with_value("a.b", b"Jos\xe9");
+        let empty = Laid::default();
+        let first = latin1.encoding_first(&empty).unwrap();
+        assert_eq!(difference(&empty, &first).0, "SET \"client_encoding\" TO 'LATIN1'\n;");
+        let mut rest = BytesMut::new();
+        assert!(!latin1.difference(&first, &mut rest), "it is seen to succeed");
+        assert_eq!(&rest[..], b"SET \"a\".\"b\" TO 'Jos\xe9'\n;");
+        assert!(latin1.encoding_first(&first).is_none() && empty.encoding_first(&latin1).is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWriteExt;
 
 use super::pins::{Pin, Pins};
@@ -48,7 +48,7 @@ pub struct Findings {
     /// Nothing at all is prepared there any more.
     pub none_prepared: bool,
     /// Names of statements of SQL's PREPARE.
-    pub prepared: Vec<String>,
+    pub prepared: Vec<Bytes>,
 }
 
 /// The server could not be asked.
@@ -85,7 +85,7 @@ impl Suspicion {
         let hidden = self.hidden.difference(&self.custom).map(|name| (name, &b", true) <> ''"[..]));
         for (name, condition) in asked.chain(hidden) {
             let mut literal = BytesMut::new();
-            put_literal(&mut literal, name);
+            put_literal(&mut literal, &**name);
             for part in [
                 &b" UNION ALL SELECT "[..],
                 &literal,
@@ -138,7 +138,7 @@ pub async fn audit(
 }
 
 /// What the rows say. Setting the authorization sets the role as well, so the role is taken in last.
-fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings {
+fn found(mut rows: Vec<Row>, user: &str, opaque: bool) -> Findings {
     rows.sort_by_key(|(name, _)| name == "role");
     let mut findings = Findings::default();
     for (name, value) in rows {
@@ -148,8 +148,8 @@ fn found(mut rows: Vec<(String, String)>, user: &str, opaque: bool) -> Findings 
             "+lock" => findings.pins.add(Pin::AdvisoryLock),
             "+cursor" => findings.pins.add(Pin::HoldCursor),
             "+none" => findings.none_prepared = true,
-            "+prepared" => findings.prepared.push(value),
-            "session_authorization" if value == user => {}
+            "+prepared" => findings.prepared.push(value.into()),
+            "session_authorization" if value == user.as_bytes() => {}
             _ => {
                 let name = name.to_lowercase();
                 findings.laid = findings.laid.with_value(&name, &value);
@@ -170,7 +170,7 @@ pub(super) async fn ask(
     server: &mut ServerConn,
     question: &[u8],
     heard: &mut BytesMut,
-) -> Result<Vec<(String, String)>, AuditError> {
+) -> Result<Vec<Row>, AuditError> {
     // PostgreSQL drops the unnamed statement at every simple query.
     server.unnamed = None;
     let mut out = BytesMut::new();
@@ -202,17 +202,21 @@ pub(super) async fn ask(
     }
 }
 
-fn two_columns(mut body: &[u8]) -> Option<(String, String)> {
+/// A name, and a value in the client's encoding.
+pub(super) type Row = (String, Vec<u8>);
+
+fn two_columns(mut body: &[u8]) -> Option<Row> {
     if body.try_get_u16().ok()? != 2 {
         return None;
     }
     let mut column = || {
         let length = usize::try_from(body.try_get_i32().ok()?).ok()?;
-        let text = String::from_utf8_lossy(body.get(..length)?).into_owned();
+        let text = body.get(..length)?.to_vec();
         body = &body[length..];
         Some(text)
     };
-    Some((column()?, column()?))
+    let name = column()?;
+    Some((String::from_utf8_lossy(&name).into_owned(), column()?))
 }
 
 #[cfg(test)]
@@ -230,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_role_is_found_beside_an_authorization() {
-        let row = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let row = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
         for opaque in [false, true] {
             let rows = vec![
                 row("role", "reader"),
@@ -251,7 +255,7 @@ mod tests {
     #[test]
     fn rows_are_two_texts_or_nothing() {
         let row = b"\0\x02\0\0\0\x01a\0\0\0\x02bc";
-        assert_eq!(two_columns(row), Some(("a".into(), "bc".into())));
+        assert_eq!(two_columns(row), Some(("a".into(), b"bc".to_vec())));
         for cut in 0..row.len() {
             assert_eq!(two_columns(&row[..cut]), None);
         }

@@ -135,8 +135,12 @@ impl Machine {
                 let mut pins = found.pins;
                 kept.for_each(|pin| pins.add(pin));
                 // What a function has prepared nobody else can.
-                if !found.prepared.iter().all(|name| server.lent.contains_key(name.as_bytes())) {
+                if !found.prepared.iter().all(|name| server.lent.contains_key(name)) {
                     pins.add(Pin::Prepared);
+                }
+                if !self.ascii_safe && found.laid.depends_on_encoding() {
+                    // Its bytes cannot be put between quotes.
+                    pins.add(Pin::Opaque);
                 }
                 self.pins = pins;
                 self.settings.replace(&found.laid);
@@ -293,9 +297,11 @@ impl Machine {
             SessionEffect::Set { name, .. } if is_transaction_mode(name) => {}
             SessionEffect::Reset(name) | SessionEffect::Set { name, to_default: true, .. } => {
                 self.settings.reset(name);
+                self.note_encoding(name);
             }
             SessionEffect::Set { name, .. } if means_the_same_elsewhere(name, text) => {
                 self.settings.set(name, text.clone());
+                self.note_encoding(name);
             }
             SessionEffect::Set { name, .. } => {
                 self.settings.touch(name);
@@ -351,6 +357,11 @@ impl Machine {
             | SessionEffect::AdvisoryLock
             | SessionEffect::Opaque => self.suspect = true,
         }
+    }
+
+    /// In another encoding the texts of the other settings are no longer what they were: the server has their values.
+    fn note_encoding(&mut self, set: &str) {
+        self.suspect |= set == "client_encoding" && self.settings.current().depends_on_encoding();
     }
 
     /// What a statement may do to the catalog.

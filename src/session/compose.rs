@@ -35,7 +35,14 @@ impl Machine {
             return false;
         }
         let mut sure = true;
-        let applied = server.applied.clone();
+        let mut applied = server.applied.clone();
+        if let Some(first) = self.settings.committed().encoding_first(&applied) {
+            let mut text = bytes::BytesMut::new();
+            first.difference(&applied, &mut text);
+            write::query(&mut server.output, &text);
+            server.responses.expect_own(Sent::Query, None);
+            applied = first;
+        }
         write::message(&mut server.output, b'Q', |out| {
             sure = self.settings.committed().difference(&applied, out);
             out.put_u8(0);

@@ -382,7 +382,7 @@ impl Machine {
         let Some(position) = self.position else {
             return Some(Step::Consult(Question::Position));
         };
-        let statement = statement_for(options::LSN, &position.to_string());
+        let statement = statement_for(options::LSN, position.to_string());
         match &mut self.phase {
             Phase::Open { .. } => self.lends_position = true,
             // What was set since BEGIN is not committed.

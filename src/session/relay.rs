@@ -264,6 +264,10 @@ pub async fn duplex(
         if progress == Progress::Fatal {
             return Err(RelayError::ServerFatal);
         }
+        if server.responses.own_failure().is_some() {
+            // Nothing of what follows is shown, and the client may wait for it.
+            return Ok(());
+        }
         over |= progress == Progress::Ready;
         if over && client.frame_left == 0 {
             while !server.output.is_empty() {

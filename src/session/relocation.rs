@@ -301,7 +301,7 @@ async fn may_end(
     }
     if seen && server.responses.status() == b'T' {
         let rows = audit::ask(server, ISOLATION, &mut BytesMut::new()).await?;
-        if !rows.iter().any(|(_, level)| level.ends_with("committed")) {
+        if !rows.iter().any(|(_, level)| level.ends_with(b"committed")) {
             if failed {
                 begin(server);
                 lend::fail_quietly(server);

@@ -34,8 +34,9 @@ impl SessionSettings {
     /// that comes twice the later value counts.
     #[must_use]
     pub fn new(start: Start) -> Self {
-        let floor =
-            start.iter().fold(Laid::default(), |laid, (name, value)| laid.with_value(name, value));
+        let floor = start
+            .iter()
+            .fold(Laid::default(), |laid, (name, value)| laid.with_value(name, &**value));
         let (committed, current) = (floor.clone(), floor.clone());
         Self { start, floor, committed, current, savepoints: Vec::new() }
     }
