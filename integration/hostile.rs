@@ -261,6 +261,85 @@ async fn a_flood_of_silent_connections_takes_only_its_share() {
     assert!(counted.is_some_and(|count| count >= 1.0), "{counted:?}");
 }
 
+/// Which servers the proxy has in this database, over all nodes.
+async fn servers_in(database: &str) -> Vec<i32> {
+    let mut servers = Vec::new();
+    for node in shared_cluster().nodes() {
+        let direct = node.connect("postgres").await.unwrap();
+        let text = "SELECT pid FROM pg_stat_activity \
+                    WHERE datname = $1 AND application_name NOT LIKE 'causeway%' ORDER BY pid";
+        let rows = direct.query(text, &[&database]).await.unwrap();
+        servers.extend(rows.iter().map(|row| row.get::<_, i32>(0)));
+    }
+    servers
+}
+
+/// What a role may not do, or does to itself, closes nobody else's servers, however often it is tried.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_about_roles_and_databases_disturb_nobody_who_is_not_concerned() {
+    let cluster = shared_cluster();
+    let database = fresh_database(cluster).await;
+    let role = "CREATE ROLE meddler LOGIN PASSWORD 'meddler'; CREATE ROLE bystander";
+    cluster.primary().execute(role).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let more = "[[user]]\nname = \"meddler\"\npassword = \"meddler\"\n";
+    let proxy = Proxy::start(cluster, &ProxyOptions { more, ..Default::default() }).await;
+    let client = proxy.connect(&database).await;
+    for _ in 0..4 {
+        client.batch_execute("SELECT 1; CREATE TEMP TABLE t (n int); DROP TABLE t").await.unwrap();
+    }
+    let meddler = async || {
+        let mut config = proxy.config("app");
+        config.user("meddler").password("meddler");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let other = meddler().await;
+    let before = servers_in(&database).await;
+    assert!(!before.is_empty());
+    for _ in 0..5 {
+        for text in [
+            "ALTER ROLE bystander SET work_mem = '5MB'",
+            "ALTER ROLE app SET work_mem = '5MB'",
+            "DROP ROLE app",
+        ] {
+            assert!(other.batch_execute(text).await.is_err(), "{text}");
+        }
+        other.batch_execute("ALTER ROLE meddler SET work_mem = '5MB'").await.unwrap();
+        other
+            .batch_execute("BEGIN; ALTER ROLE meddler SET work_mem = '6MB'; ROLLBACK")
+            .await
+            .unwrap();
+    }
+    assert_eq!(servers_in(&database).await, before);
+    // Way may have to be made before it is known that it was not worth it: once.
+    let drop = format!("DROP DATABASE {database}");
+    assert!(other.batch_execute(&drop).await.is_err());
+    client.batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t").await.unwrap();
+    let before = servers_in(&database).await;
+    assert!(!before.is_empty());
+    for text in [&drop, &format!("ALTER DATABASE {database} SET work_mem = '5MB'"), &drop, &drop] {
+        assert!(other.batch_execute(text).await.is_err(), "{text}");
+    }
+    assert_eq!(servers_in(&database).await, before);
+    // What a transaction changes counts when it has ended.
+    let text = "BEGIN; ALTER ROLE CURRENT_USER SET work_mem = '7MB'; COMMIT";
+    other.batch_execute(text).await.unwrap();
+    let new = meddler().await;
+    let row =
+        new.query_one("/* causeway: primary */ SELECT current_setting('work_mem')", &[]).await;
+    assert_eq!(row.unwrap().get::<_, String>(0), "7MB");
+    // Who may, may: servers and catalog get out of the way.
+    drop_database(&proxy, &database).await;
+}
+
+/// As the owner, by way of the proxy.
+async fn drop_database(proxy: &Proxy, database: &str) {
+    let owner = proxy.connect("app").await;
+    owner.batch_execute(&format!("DROP DATABASE {database}")).await.expect("nobody is connected");
+}
+
 /// What comes beyond `limits.logins` costs next to nothing: so many are told why not, for a moment and without TLS, and
 /// the rest is closed at once. Whoever waits with a load balancer's header is counted as well.
 #[tokio::test(flavor = "multi_thread")]

@@ -288,13 +288,12 @@ impl Keeper {
         let mut seen = Seen::default();
         let mut unasked = 0_u32;
         loop {
-            self.stay_away().await;
+            self.stay_away(&mut seen).await;
             let rest = match self.look(&mut seen).await {
                 Ok(rest) => rest,
                 Err(error) => {
                     if seen.held_at.is_none_or(|held_at| held_at.elapsed() > BELIEVED) {
-                        self.database.replace(None);
-                        seen = Seen::default();
+                        self.disbelieve(&mut seen);
                     }
                     tracing::debug!(database = %self.name, %error, "catalog not loaded");
                     RETRY
@@ -331,15 +330,27 @@ impl Keeper {
         }
     }
 
-    /// Waits as long as the database is to be left alone.
-    async fn stay_away(&self) {
+    /// Waits as long as the database is to be left alone. However long that is, what is known of it is believed
+    /// for no longer than when it cannot be reached.
+    async fn stay_away(&self, seen: &mut Seen) {
         loop {
-            let until = *self.database.left_until.lock();
-            match until.filter(|until| *until > Instant::now()) {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => return,
+            let now = Instant::now();
+            let left = *self.database.left_until.lock();
+            let Some(until) = left.filter(|until| *until > now) else { return };
+            match seen.held_at.map(|held_at| held_at + BELIEVED) {
+                Some(believed) if believed > now => {
+                    tokio::time::sleep_until(until.min(believed)).await;
+                }
+                Some(_) => self.disbelieve(seen),
+                None => tokio::time::sleep_until(until).await,
             }
         }
+    }
+
+    /// What is known could not be held against a server for too long.
+    fn disbelieve(&self, seen: &mut Seen) {
+        self.database.replace(None);
+        *seen = Seen::default();
     }
 
     /// Looks whether the snapshot is still true, and makes another if it is not.
@@ -426,6 +437,31 @@ mod tests {
             follower.known().await;
             assert!(sees(&mut follower), "{begun}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_alone_again_and_again_is_not_believed_for_ever() {
+        let (database, mut follower, catalogs) = follower();
+        look(&database, true);
+        let (shared, name) = (catalogs.shared.clone(), "app".into());
+        let keeper = Keeper { shared, name, database: database.clone() };
+        let mut seen = Seen { held_at: Some(Instant::now()), ..Seen::default() };
+        catalogs.leave("app");
+        let again = async {
+            for _ in 0..8 {
+                tokio::time::sleep(LEAVE * 9 / 10).await;
+                catalogs.leave("app");
+            }
+        };
+        let watch = async {
+            tokio::time::sleep(BELIEVED * 9 / 10).await;
+            follower.look(&catalogs, "app");
+            assert!(follower.catalog().is_some());
+            tokio::time::sleep(BELIEVED / 5).await;
+            follower.look(&catalogs, "app");
+            assert!(follower.catalog().is_none(), "nobody has looked for so long");
+        };
+        tokio::join!(keeper.stay_away(&mut seen), again, watch);
     }
 
     #[tokio::test]

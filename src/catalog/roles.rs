@@ -103,9 +103,13 @@ impl Roles {
         Ok(role)
     }
 
-    /// A client has changed roles, be it which.
-    pub fn forget(&self) {
-        self.known.lock().clear();
+    /// A client has changed this role, or nobody knows which.
+    pub fn forget(&self, name: Option<&str>) {
+        let mut known = self.known.lock();
+        match name {
+            Some(name) => drop(known.remove(name)),
+            None => known.clear(),
+        }
     }
 
     /// A login that relied on what is known of this role has failed.

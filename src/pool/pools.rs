@@ -196,14 +196,11 @@ impl Pools {
         });
     }
 
-    /// Closes the idle servers of accounts whose database or user this is, and those on loan as they
-    /// come back: their database is about to go, or what they began with has changed.
-    pub fn retire(&self, concerns: impl Fn(&str) -> bool) {
+    /// Closes the idle servers of these accounts, and those on loan as they come back: their database is
+    /// about to go, or what they began with has changed.
+    pub fn retire(&self, concerns: impl Fn(&Account) -> bool) {
         let accounts = self.accounts.lock();
-        let concerned = accounts
-            .values()
-            .filter(|account| concerns(&account.database) || concerns(&account.user));
-        for account in concerned {
+        for account in accounts.values().filter(|account| concerns(account)) {
             account.greetings.write().clear();
             for pool in account.each_pool() {
                 pool.retire();

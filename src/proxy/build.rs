@@ -30,7 +30,7 @@ use crate::session::deadlines::Clocks;
 use crate::session::keys::Keys;
 use crate::session::metrics::Metrics;
 use crate::session::registry::Registry;
-use crate::session::{Shared, statements};
+use crate::session::{Shared, Vain, statements};
 use crate::sql::ScriptCache;
 use crate::telemetry;
 use crate::tls::{Connector, ConnectorCell, TlsError};
@@ -296,6 +296,7 @@ fn build(
         scripts: Arc::new(ScriptCache::new(SCRIPTS)),
         statements: Arc::new(statements::Shared::default()),
         keys: Keys::new(session_keys),
+        vain: Vain::default(),
         registry: Arc::new(Registry::default()),
         metrics,
         clocks,

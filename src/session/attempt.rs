@@ -195,7 +195,7 @@ impl Session {
         if after == After::Audit {
             after = Box::pin(self.audit()).await?;
         }
-        self.retire_servers();
+        self.settle_disturbances();
         if self.machine.changed_catalog() {
             self.shared.catalogs.note_ddl(&self.account.database);
         }

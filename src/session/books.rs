@@ -13,7 +13,7 @@ use super::machine::{Machine, changes};
 use super::phase::Phase;
 use super::pins::{Pin, Pins};
 use super::relocation;
-use super::step::{After, Book};
+use super::step::{After, Book, Disturbance};
 use crate::protocol::ErrorReport;
 use crate::protocol::response::{Event, Responses};
 use crate::server::ServerConn;
@@ -102,7 +102,9 @@ impl Machine {
     pub(super) fn end_transaction(&mut self, server: &mut ServerConn) -> After {
         self.phase = Phase::Idle;
         self.portals.clear();
-        self.settings.end_transaction(!ended_in_rollback(&server.responses));
+        let committed = !ended_in_rollback(&server.responses);
+        self.settings.end_transaction(committed);
+        self.settle(committed);
         server.set_applied(self.settings.committed());
         if std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque) {
             After::Audit
@@ -172,6 +174,7 @@ impl Machine {
         self.lending.clear();
         self.suspect = false;
         self.settings.end_transaction(false);
+        self.settle(false);
         let session_mode = self.pins.has(Pin::SessionMode);
         self.pins = Pins::default();
         if session_mode {
@@ -269,6 +272,7 @@ impl Machine {
                     // Older minor releases do not take a COMMIT in a pipeline without BEGIN at its word.
                     self.suspect |= matches!(self.phase, Phase::Idle) && server.responses.failed();
                     self.settings.end_transaction(commits && !failed);
+                    self.settle(commits && !failed);
                 }
                 Transaction::Release(name) => self.settings.release(name),
                 Transaction::SetCharacteristics(_) => self.suspect = true,
@@ -276,6 +280,11 @@ impl Machine {
             }
         }
         self.note_class(statement);
+        if statement.verb.ends_with(" ROLE") || statement.verb.ends_with(" DATABASE") {
+            let subject = sql::subject::subject(text, self.lexis);
+            let all = self.disturbances.get_or_insert_default();
+            all.0.push(Disturbance { verb: statement.verb, subject, settled: false });
+        }
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);
         self.suspicion.opaque |= statement.class == Class::Procedure || script.is_unread();

@@ -23,7 +23,7 @@ use super::pins::{Pin, Pins};
 use super::relocation;
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
-use super::step::{Book, Portal, Question, Step};
+use super::step::{Book, Disturbance, Disturbances, Portal, Question, Step};
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
 use crate::protocol::write;
@@ -63,6 +63,8 @@ pub struct Machine {
     pub(super) may_be_ddl: bool,
     /// Statements that were prepared before may have another result now.
     pub(super) redefined: bool,
+    /// What has run since somebody asked, and concerns servers of others.
+    pub(super) disturbances: Option<Box<Disturbances>>,
     pub(super) books: Vec<Book>,
     pub(super) portals: Vec<Portal>,
     /// The client has bound something since its last Sync: a transaction is under way at the server.
@@ -120,6 +122,7 @@ impl Machine {
             ddl: false,
             may_be_ddl: false,
             redefined: false,
+            disturbances: None,
             books: Vec::new(),
             portals: Vec::new(),
             bound: false,
@@ -177,6 +180,22 @@ impl Machine {
         }
         self.ddl &= !self.is_idle();
         changed
+    }
+
+    /// What has been done to roles and databases since the last time, as far as its transactions have ended well.
+    pub fn take_disturbances(&mut self) -> Vec<Disturbance> {
+        let Some(all) = self.disturbances.take() else { return Vec::new() };
+        let (settled, open): (Vec<_>, Vec<_>) = all.0.into_iter().partition(|one| one.settled);
+        self.disturbances = (!open.is_empty()).then(|| Box::new(Disturbances(open)));
+        settled
+    }
+
+    /// A transaction has ended: what it did to roles and databases counts, or is forgotten.
+    pub(super) fn settle(&mut self, committed: bool) {
+        if let Some(all) = &mut self.disturbances {
+            all.0.retain(|one| committed || one.settled);
+            all.0.iter_mut().for_each(|one| one.settled = true);
+        }
     }
 
     /// The same of what only may have changed it.

@@ -1,7 +1,7 @@
 //! One client's session: a machine that decides and a driver that does.
 //!
 //! Pure: [`machine`], [`phase`], [`step`], [`asks`], [`fields`], [`pipeline`], [`compose`], [`bind`], [`settings`], [`statements`],
-//! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`attempt`], [`recovery`], [`relocation`], [`signal`], [`deadlines`],
+//! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`attempt`], [`recovery`], [`relocation`], [`signal`], [`deadlines`], [`disturb`],
 //! [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
@@ -13,6 +13,7 @@ mod bind;
 mod books;
 pub mod compose;
 pub mod deadlines;
+mod disturb;
 pub mod driver;
 pub mod eyes;
 pub mod failure;
@@ -45,5 +46,6 @@ pub mod study;
 mod texts;
 mod unread;
 
+pub use disturb::Vain;
 pub use driver::Session;
 pub use shared::{Rules, Shared};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::deadlines::Clocks;
+use super::disturb::Vain;
 use super::keys::Keys;
 use super::metrics::Metrics;
 use super::registry::Registry;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub statements: Arc<statements::Shared>,
     /// What connections with the same `causeway.session_key` share.
     pub keys: Keys,
+    /// Who has asked in vain for a database without connections.
+    pub vain: Vain,
     /// Who may be cancelled.
     pub registry: Arc<Registry>,
     /// What is counted.

@@ -10,6 +10,7 @@ use super::phase::Bound;
 use super::statements::Prepared;
 use crate::routing::Decision;
 use crate::sql::Script;
+use crate::sql::subject::Subject;
 
 /// What is to be done with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,3 +82,18 @@ pub(super) struct Portal {
     /// What was bound to it, if that is what changes the session.
     pub(super) bound: Option<Arc<Bound>>,
 }
+
+/// A statement that has run and that concerns servers of others.
+#[derive(Debug)]
+pub struct Disturbance {
+    /// As a command tag has it.
+    pub verb: &'static str,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// Its transaction has ended, and well.
+    pub settled: bool,
+}
+
+/// All of them since somebody asked: as a rule there are none.
+#[derive(Debug, Default)]
+pub struct Disturbances(pub Vec<Disturbance>);

@@ -19,6 +19,7 @@ pub mod scan;
 mod setting;
 pub mod shape;
 pub mod statement;
+pub mod subject;
 mod tokens;
 mod transaction;
 mod verb;

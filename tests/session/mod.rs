@@ -30,7 +30,7 @@ use causeway::session::keys::Keys;
 use causeway::session::metrics::Metrics;
 use causeway::session::post::Post;
 use causeway::session::registry::Registry;
-use causeway::session::{Session, Shared, statements};
+use causeway::session::{Session, Shared, Vain, statements};
 use causeway::sql::ScriptCache;
 use causeway::tls::ConnectorCell;
 use causeway::{config, proxy, telemetry};
@@ -161,6 +161,7 @@ fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
     let catalogs = Catalogs::new(source, runtime, stopped);
     catalogs.fix("app", Catalog::build(tables(), 1));
     Arc::new(Shared {
+        vain: Vain::default(),
         rules: std::sync::Arc::new(ArcSwap::from_pointee(
             proxy::reload::rules(settings, None, &(nowhere as _), &ConnectorCell::default())
                 .unwrap(),
