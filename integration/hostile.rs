@@ -340,6 +340,31 @@ async fn drop_database(proxy: &Proxy, database: &str) {
     owner.batch_execute(&format!("DROP DATABASE {database}")).await.expect("nobody is connected");
 }
 
+/// Names of databases that do not exist are not kept: those that do go on having their catalogs.
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_that_do_not_exist_take_nobodys_place() {
+    let proxy = Proxy::start(shared_cluster(), &ProxyOptions::default()).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..300 {
+        let config = proxy.config(&format!("no_such_database_{number}"));
+        clients.spawn(async move {
+            let error = config.connect(tokio_postgres::NoTls).await.err().expect("there is none");
+            error.as_db_error().map(|error| error.code().code().to_owned())
+        });
+    }
+    for told in clients.join_all().await {
+        assert_eq!(told.as_deref(), Some("3D000"));
+    }
+    let database = fresh_database(shared_cluster()).await;
+    proxy.await_catalog(shared_cluster(), &database).await;
+    // One that is gone and comes back is known again.
+    drop_database(&proxy, &database).await;
+    let again = format!("CREATE DATABASE {database} OWNER app");
+    shared_cluster().primary().execute(&again).await.unwrap();
+    shared_cluster().await_replay().await.unwrap();
+    proxy.await_catalog(shared_cluster(), &database).await;
+}
+
 /// What comes beyond `limits.logins` costs next to nothing: so many are told why not, for a moment and without TLS, and
 /// the rest is closed at once. Whoever waits with a load balancer's header is counted as well.
 #[tokio::test(flavor = "multi_thread")]

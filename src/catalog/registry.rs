@@ -43,10 +43,15 @@ const THOROUGH_EVERY: u32 = 5;
 /// How long a snapshot is kept while nobody can be asked whether it is still true: nodes change
 /// their roles in less, and who could have changed it meanwhile has seldom been able to.
 const BELIEVED: Duration = Duration::from_secs(30);
-/// Rest after a failed load, so that an unreachable primary is not hammered.
+/// Rest after a failed look, so that nobody is hammered: doubled with each in a row, up to the second for a node that
+/// cannot be reached, and to the third for one that lets us not in.
 const RETRY: Duration = Duration::from_millis(500);
-/// A database that nobody has asked for in so many looks is forgotten.
-const FORGET_AFTER: u32 = 3600;
+const RETRY_UNREACHABLE: Duration = Duration::from_secs(4);
+const RETRY_REFUSED: Duration = Duration::from_secs(60);
+/// A database that nobody has asked for in so long is forgotten ...
+const FORGET_AFTER: Duration = Duration::from_secs(60 * 60);
+/// ... and one that does not exist after so long, if somebody asks or not.
+const FORGET_ABSENT: Duration = Duration::from_secs(5);
 
 /// One number for every snapshot of the process, of whichever database.
 static VERSIONS: AtomicU64 = AtomicU64::new(1);
@@ -136,7 +141,7 @@ impl Catalogs {
     }
 
     /// The database's catalog as far as it is known to be true. The first call for a database
-    /// starts its loading. Never waits.
+    /// starts its loading, so it is to be one that exists. Never waits.
     #[must_use]
     pub fn get(&self, database: &str) -> Option<Arc<Catalog>> {
         let entry = self.entry(database)?;
@@ -200,7 +205,8 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Looks again; where nothing has changed that costs a few comparisons.
+    /// Looks again; where nothing has changed that costs a few comparisons. The database is to be one that exists:
+    /// whoever only says a name is not to have it looked for.
     pub fn look(&mut self, catalogs: &Catalogs, database: &str) {
         let gone = |followed: &Arc<Database>| followed.forgotten.load(Ordering::Acquire);
         if self.followed.as_ref().is_none_or(gone) {
@@ -221,6 +227,12 @@ impl Follower {
             self.seen = database.catalog.load_full();
             self.replaced = replaced;
         }
+    }
+
+    /// Whether it has looked at all.
+    #[must_use]
+    pub fn follows(&self) -> bool {
+        self.followed.is_some()
     }
 
     /// Whoever follows may have changed the catalog itself: it goes without until it has been looked at
@@ -275,6 +287,17 @@ struct Seen {
     held_at: Option<Instant>,
 }
 
+/// How long to rest after so many failures in a row, the last of which this was.
+fn retry_after(failures: u32, error: &LoadError) -> Duration {
+    let most = match error {
+        // Asking costs nothing.
+        LoadError::NoNode => RETRY,
+        error if error.is_refusal() => RETRY_REFUSED,
+        _ => RETRY_UNREACHABLE,
+    };
+    (RETRY * (1 << failures.saturating_sub(1).min(16))).min(most)
+}
+
 impl Keeper {
     async fn run(self) {
         let stop = self.shared.stop.clone();
@@ -286,29 +309,45 @@ impl Keeper {
 
     async fn keep(&self) {
         let mut seen = Seen::default();
-        let mut unasked = 0_u32;
+        let mut asked_at = Instant::now();
+        let mut failures = 0;
         loop {
             self.stay_away(&mut seen).await;
             let rest = match self.look(&mut seen).await {
-                Ok(rest) => rest,
+                Ok(rest) => {
+                    failures = 0;
+                    rest
+                }
+                Err(error) if error.is_absent_database() => {
+                    tracing::debug!(database = %self.name, "there is no such database");
+                    self.disbelieve(&mut seen);
+                    tokio::time::sleep(FORGET_ABSENT).await;
+                    return self.forget();
+                }
                 Err(error) => {
                     if seen.held_at.is_none_or(|held_at| held_at.elapsed() > BELIEVED) {
                         self.disbelieve(&mut seen);
                     }
                     tracing::debug!(database = %self.name, %error, "catalog not loaded");
-                    RETRY
+                    failures += 1;
+                    retry_after(failures, &error)
                 }
             };
             self.rest(rest, &mut seen).await;
-            unasked =
-                if self.database.asked.swap(false, Ordering::Relaxed) { 0 } else { unasked + 1 };
-            if unasked >= FORGET_AFTER {
-                self.shared.databases.write().remove(&self.name);
-                self.database.forgotten.store(true, Ordering::Release);
-                self.database.known.notify_waiters();
-                return;
+            if self.database.asked.swap(false, Ordering::Relaxed) {
+                asked_at = Instant::now();
+            } else if asked_at.elapsed() > FORGET_AFTER {
+                return self.forget();
             }
         }
+    }
+
+    /// Who still follows it looks for another, made when somebody asks again.
+    fn forget(&self) {
+        self.shared.source.leave(&self.name);
+        self.shared.databases.write().remove(&self.name);
+        self.database.forgotten.store(true, Ordering::Release);
+        self.database.known.notify_waiters();
     }
 
     /// Waits until the next look, which leaves nothing out where somebody asks for it.
@@ -462,6 +501,15 @@ mod tests {
             assert!(follower.catalog().is_none(), "nobody has looked for so long");
         };
         tokio::join!(keeper.stay_away(&mut seen), again, watch);
+    }
+
+    #[test]
+    fn who_cannot_be_asked_is_asked_less_and_less_often() {
+        let rests = |error: &LoadError| -> Vec<_> {
+            (1..40).step_by(3).map(|failures| retry_after(failures, error).as_millis()).collect()
+        };
+        assert_eq!(rests(&LoadError::NoNode)[..3], [500, 500, 500]);
+        assert_eq!(rests(&LoadError::TimedOut)[..3], [500, 4000, 4000]);
     }
 
     #[tokio::test]

@@ -70,12 +70,24 @@ impl LoadError {
     /// Whether the server says that there is no such database.
     #[must_use]
     pub fn is_absent_database(&self) -> bool {
-        let (Self::Connect(deadpool_postgres::PoolError::Backend(error)) | Self::Query(error)) =
-            self
-        else {
-            return false;
-        };
-        error.code() == Some(&SqlState::UNDEFINED_DATABASE)
+        self.sqlstate() == Some(&SqlState::UNDEFINED_DATABASE)
+    }
+
+    /// Whether the server has answered, and will not answer otherwise before long.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let passing = [SqlState::CANNOT_CONNECT_NOW, SqlState::TOO_MANY_CONNECTIONS];
+        self.sqlstate()
+            .is_some_and(|code| !passing.contains(code) && !code.code().starts_with("57"))
+    }
+
+    fn sqlstate(&self) -> Option<&SqlState> {
+        match self {
+            Self::Connect(deadpool_postgres::PoolError::Backend(error)) | Self::Query(error) => {
+                error.code()
+            }
+            _ => None,
+        }
     }
 }
 

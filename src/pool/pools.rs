@@ -70,6 +70,12 @@ impl Account {
             .clone()
     }
 
+    /// Whether a server of it has ever been opened: whether there is such a database.
+    #[must_use]
+    pub fn has_been_opened(&self) -> bool {
+        self.greeting.read().is_some()
+    }
+
     /// What its servers report, once one has been opened.
     #[must_use]
     pub fn greeting(&self) -> Option<Arc<Parameters>> {

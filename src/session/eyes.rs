@@ -53,7 +53,9 @@ impl Eyes {
         let rules = shared.rules.load_full();
         let times = Shared::times(&rules.settings, &account.user);
         let mut catalog = Follower::default();
-        catalog.look(&shared.catalogs, &account.database);
+        if account.has_been_opened() {
+            catalog.look(&shared.catalogs, &account.database);
+        }
         let mut eyes = Self {
             circumstances: Circumstances::default(),
             versions: (0, 0),
@@ -92,7 +94,9 @@ impl Eyes {
             self.timed = self.is_timed();
             changed = true;
         }
-        self.catalog.look(&self.shared.catalogs, &self.account.database);
+        if self.catalog.follows() || self.account.has_been_opened() {
+            self.follow();
+        }
         let mut set = false;
         if !laid.is(&self.seen) {
             set = *laid != self.seen;
@@ -107,6 +111,11 @@ impl Eyes {
             self.reckon();
         }
         set
+    }
+
+    /// Looks at the catalog of the session's database, which is to be one that exists: a server was opened there.
+    pub fn follow(&mut self) {
+        self.catalog.look(&self.shared.catalogs, &self.account.database);
     }
 
     fn is_timed(&self) -> bool {

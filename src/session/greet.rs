@@ -73,6 +73,7 @@ impl Session {
                 return Err(refuse(session.client, report).await);
             }
         };
+        session.eyes.follow();
         session.adopt_options();
         if rules.settings.pool.mode == PoolMode::Session {
             session.machine.pin(Pin::SessionMode);
