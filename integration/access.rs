@@ -105,6 +105,81 @@ async fn a_verifier_is_enough_to_open_servers() {
     assert_silent(&proxy, &[password, other, &verifier]).await;
 }
 
+/// The password of a role changes, and a client logs in with the new one: whoever was there before stays, and
+/// gets new servers as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_changed_under_a_session_leaves_it_its_servers() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("renewed");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'old'")).await;
+    let proxy = proxy_with(format!("{section}keep = \"0s\"\n")).await;
+    let before = enter(&proxy, &role, "old", "app").await.unwrap();
+    run(&format!("ALTER ROLE {role} PASSWORD 'new'")).await;
+    let after = enter(&proxy, &role, "new", "app").await.expect("the new one counts");
+    let works = async |client: &Client| {
+        for _ in 0..4 {
+            client.batch_execute("SELECT 1").await.expect("a read");
+            client
+                .batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t")
+                .await
+                .expect("a write");
+        }
+    };
+    works(&before).await;
+    works(&after).await;
+    // All its servers are gone: others are opened, for the old session and the new.
+    let text = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+    for node in shared_cluster().nodes() {
+        let direct = node.connect("postgres").await.unwrap();
+        direct.query_one(text, &[&role]).await.unwrap();
+    }
+    works(&before).await;
+    works(&after).await;
+    // Who still has the old password takes nothing away.
+    assert!(enter(&proxy, &role, "old", "app").await.is_err());
+    works(&before).await;
+}
+
+/// A user known by a verifier: what its proof has left opens servers also when another of its clients comes in
+/// without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_without_a_proof_takes_nothing_from_who_had_one() {
+    let role = fresh_role("both");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'secret'")).await;
+    let verifier = kept_of(&role).await;
+    let socket = tempfile::tempdir().unwrap();
+    let more = format!(
+        "[[user]]\nname = \"{role}\"\npassword = \"{verifier}\"\n\
+         [[access]]\nfrom = \"local\"\nmethod = \"trust\"\n"
+    );
+    let options = ProxyOptions {
+        socket: Some(socket.path().to_owned()),
+        more: more.leak(),
+        ..Default::default()
+    };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let proved = enter(&proxy, &role, "secret", "app").await.unwrap();
+    let mut config = Config::new();
+    config.host_path(socket.path()).port(proxy.address.port()).user(&role).dbname("app");
+    let (trusted, connection) = config.connect(NoTls).await.expect("trusted over the socket");
+    tokio::spawn(connection);
+    for client in [&proved, &trusted] {
+        for _ in 0..4 {
+            client.batch_execute("SELECT 1").await.expect("a read");
+        }
+    }
+    let text = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+    for node in shared_cluster().nodes() {
+        node.connect("postgres").await.unwrap().query_one(text, &[&role]).await.unwrap();
+    }
+    for client in [&proved, &trusted] {
+        client
+            .batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t")
+            .await
+            .expect("a new server");
+    }
+}
+
 /// A function as an operator would make it, and the role that may call it.
 async fn look_up_function() -> (String, String) {
     let looker = fresh_role("looker");

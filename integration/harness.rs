@@ -51,6 +51,8 @@ pub struct Proxy {
 #[derive(Default, Clone)]
 pub struct ProxyOptions {
     pub proxy: &'static str,
+    /// A directory for a Unix socket beside the TCP address.
+    pub socket: Option<PathBuf>,
     pub monitor: &'static str,
     pub pool: &'static str,
     pub routing: &'static str,
@@ -66,8 +68,10 @@ impl ProxyOptions {
             cluster.nodes().iter().map(|node| format!("{:?}", node.address())).collect();
         let pool = if self.pool.is_empty() { "size = 10" } else { self.pool };
         let proxy = if self.proxy.is_empty() { "workers = 2" } else { self.proxy };
+        let socket =
+            self.socket.as_ref().map_or(String::new(), |path| format!(", \"{}\"", path.display()));
         format!(
-            "[proxy]\nlisten = \"{address}\"\nhttp = \"{http}\"\n{proxy}\n\n\
+            "[proxy]\nlisten = [\"{address}\"{socket}]\nhttp = \"{http}\"\n{proxy}\n\n\
              [cluster]\nnodes = [{nodes}]\n\n\
              [monitor]\nuser = \"{APP}\"\npassword = \"{APP}\"\ndatabase = \"{APP}\"\n{monitor}\n\n\
              [pool]\n{pool}\n\n\

@@ -5,6 +5,7 @@
 //! [`Lease::give_back`] on a clean one returns it.
 
 pub mod lease;
+pub mod login;
 #[allow(clippy::module_inception, reason = "the pool is what the room is about")]
 pub mod pool;
 pub mod pools;

@@ -14,11 +14,12 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::lease::{Lease, Place};
+use super::login::Login;
 use crate::cluster::NodeId;
 use crate::config::settings::Address;
-use crate::server::connect::{self, ConnectError, ServerLogin};
+use crate::server::connect::{self, ConnectError, Established};
 use crate::server::{Identity, Laid, Peers, ServerConn};
-use crate::tls::ConnectorCell;
+use crate::tls::{Connector, ConnectorCell};
 
 /// A server that has been idle for so long is not missed by the worker that it is registered with.
 const UNUSED: Duration = Duration::from_millis(100);
@@ -117,6 +118,8 @@ struct State {
     waiting: Vec<VecDeque<Waiter>>,
     last_number: u64,
     bounds: Bounds,
+    /// The number of the secret that the last was opened with.
+    opened_with: Option<u64>,
     /// Servers opened before are not used again.
     retired: Option<Instant>,
 }
@@ -137,7 +140,7 @@ pub struct Pool {
     /// The node.
     pub node: NodeId,
     address: Address,
-    login: ServerLogin,
+    login: Arc<Login>,
     peers: Arc<Peers>,
     connector: ConnectorCell,
     state: Mutex<State>,
@@ -155,7 +158,7 @@ impl Pool {
     pub fn new(
         node: NodeId,
         address: Address,
-        login: ServerLogin,
+        login: Arc<Login>,
         connector: ConnectorCell,
         bounds: Bounds,
         workers: usize,
@@ -167,6 +170,7 @@ impl Pool {
             waiting: (0..workers).map(|_| VecDeque::new()).collect(),
             last_number: 0,
             bounds,
+            opened_with: None,
             retired: None,
         };
         Self { node, address, login, peers, connector, state: Mutex::new(state) }
@@ -263,12 +267,16 @@ impl Pool {
     }
 
     /// Opens a server in a place that is taken.
-    async fn open(&self, place: Place, worker: usize, epoch: u64) -> Result<Lease, LeaseError> {
+    async fn open(
+        self: &Arc<Self>,
+        place: Place,
+        worker: usize,
+        epoch: u64,
+    ) -> Result<Lease, LeaseError> {
         let timeout = self.bounds().connect_timeout;
         let connector = self.connector.load();
         // Apart, lest each session that may wait for it has room for the state of a handshake.
-        let opening = connect::connect(&self.address, &connector, &self.login, timeout);
-        let established = Box::pin(opening).await.map_err(LeaseError::Connect)?;
+        let established = Box::pin(self.log_in(&connector, timeout)).await?;
         let identity = Identity::new(
             self.node,
             self.address.clone(),
@@ -282,6 +290,29 @@ impl Pool {
         self.peers.enter(&server.identity);
         server.peers = Some(self.peers.clone());
         Ok(Lease::new(Box::new(server), place))
+    }
+
+    /// With what its account logs in with now, or with what it did before that.
+    async fn log_in(
+        self: &Arc<Self>,
+        connector: &Connector,
+        timeout: Duration,
+    ) -> Result<Established, LeaseError> {
+        let mut login = self.login.now();
+        let mut opened = connect::connect(&self.address, connector, &login, timeout).await;
+        if let Err(error) = &opened
+            && let Some(instead) = self.login.instead(&login, error)
+        {
+            login = instead;
+            opened = connect::connect(&self.address, connector, &login, timeout).await;
+        }
+        let established = opened.map_err(LeaseError::Connect)?;
+        let number = self.login.opened(&login);
+        let before = self.state.lock().opened_with.replace(number);
+        if before.is_some_and(|before| before != number) {
+            self.retire();
+        }
+        Ok(established)
     }
 
     /// Puts a clean server back: to who waits longest, else among the idle ones.

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::login::Login;
 use super::pool::{Bounds, Counts, Pool};
 use crate::auth::ServerSecret;
 use crate::cluster::{NodeId, Topology};
-use crate::server::connect::{Reported, ServerLogin};
+use crate::server::connect::Reported;
 use crate::server::{Laid, Peers};
 use crate::tls::ConnectorCell;
 
@@ -20,7 +21,7 @@ pub struct Account {
     pub user: Arc<str>,
     /// The database.
     pub database: Arc<str>,
-    login: ServerLogin,
+    login: Arc<Login>,
     bounds: Mutex<Bounds>,
     connector: ConnectorCell,
     workers: usize,
@@ -135,8 +136,8 @@ impl Pools {
         Self { workers, peers, connector, accounts: Mutex::new(HashMap::new()) }
     }
 
-    /// The account of a user in a database, made when it is first asked for. A password that has
-    /// changed since makes a new account; the old one's servers are closed as they come back.
+    /// The account of a user in a database, made when it is first asked for. A client that has logged in with
+    /// another secret than those before opens servers with it from now on; what is open stays.
     pub fn account(
         &self,
         user: &str,
@@ -146,20 +147,14 @@ impl Pools {
     ) -> Arc<Account> {
         let key: (Arc<str>, Arc<str>) = (user.into(), database.into());
         let mut accounts = self.accounts.lock();
-        if let Some(account) = accounts.get(&key)
-            && account.login.secret == secret
-        {
+        if let Some(account) = accounts.get(&key) {
+            account.login.adopt(secret);
             return account.clone();
         }
         let account = Arc::new(Account {
             user: key.0.clone(),
             database: key.1.clone(),
-            login: ServerLogin {
-                user: user.to_owned(),
-                database: database.to_owned(),
-                secret,
-                parameters: Vec::new(),
-            },
+            login: Arc::new(Login::new(user, database, secret)),
             bounds: Mutex::new(bounds),
             connector: self.connector.clone(),
             workers: self.workers,
@@ -168,9 +163,7 @@ impl Pools {
             greeting: RwLock::new(None),
             greetings: RwLock::default(),
         });
-        if let Some(replaced) = accounts.insert(key, account.clone()) {
-            close(&replaced);
-        }
+        accounts.insert(key, account.clone());
         account
     }
 

@@ -14,12 +14,7 @@ fn pool(size: usize) -> Arc<Pool> {
     };
     // Port 1 on loopback: a connection is refused at once.
     let address = Address { host: "127.0.0.1".into(), port: 1 };
-    let login = ServerLogin {
-        user: "app".into(),
-        database: "app".into(),
-        secret: None,
-        parameters: Vec::new(),
-    };
+    let login = Arc::new(Login::new("app", "app", None));
     let connector = ConnectorCell::default();
     Arc::new(Pool::new(NodeId(0), address, login, connector, bounds, 2, Arc::default()))
 }
