@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -256,6 +256,61 @@ async fn users_of_the_database_need_no_line_in_the_file() {
     enter(&proxy, &dropped, "one", "app").await.expect("still valid");
     await_until("it expires", async || enter(&proxy, &dropped, "one", "app").await.is_err()).await;
     assert_silent(&proxy, &["looking", &kept_of(&plain).await, &kept_of(&changed).await]).await;
+}
+
+/// Whoever tries names keeps nobody else waiting, and equal questions are asked once.
+#[tokio::test(flavor = "multi_thread")]
+async fn look_ups_of_many_names_do_not_starve_those_of_real_ones() {
+    let (looker, section) = look_up_function().await;
+    let role = fresh_role("real");
+    run(&format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+         CREATE SEQUENCE of_{looker}.asked;
+         ALTER FUNCTION of_{looker}.role(text) RENAME TO fast;
+         CREATE FUNCTION of_{looker}.role(text) RETURNS TABLE (rolname name, rolpassword text, \
+             rolvaliduntil timestamptz, rolcanlogin bool) LANGUAGE sql VOLATILE SECURITY DEFINER \
+             SET search_path = pg_catalog AS 'SELECT pg_sleep(0.05); SELECT * FROM of_{looker}.fast($1)';
+         GRANT EXECUTE ON FUNCTION of_{looker}.role(text) TO {looker};"
+    ))
+    .await;
+    let open = "[[access]]\nfrom = \"192.0.2.0/24\"\nmethod = \"scram-sha-256\"\n";
+    let lines = "proxy_protocol_from = [\"127.0.0.1\"]".to_owned();
+    let proxy = proxy_and(lines, format!("{section}{open}")).await;
+    // From one address, by way of a balancer: 400 names that nobody has, each a question of 50 ms.
+    let header = |host: u8| {
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+        header.extend([192, 0, 2, host, 127, 0, 0, 1, 0x30, 0x39, 0x19, 0x20]);
+        header
+    };
+    let packet = |user: &str| {
+        let body = format!("\0\u{3}\0\0user\0{user}\0database\0app\0\0");
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&length[..], body.as_bytes()].concat()
+    };
+    let mut there = Vec::new();
+    for number in 0..400 {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let sent = [header(1), packet(&format!("x{number}"))].concat();
+        stream.write_all(&sent).await.unwrap();
+        there.push(stream);
+    }
+    // From another, the real one, forty times over.
+    let began = std::time::Instant::now();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let sent = [header(2), packet(&role)].concat();
+        let address = proxy.address;
+        asked.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(&sent).await.unwrap();
+            stream.read_u8().await.unwrap()
+        });
+    }
+    assert!(asked.join_all().await.into_iter().all(|first| first == b'R'), "a challenge");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    println!("forty logins beside 400 look-ups of names that do not exist: {took:?}");
+    drop(there);
 }
 
 /// Be it with the same password: it has another verifier.

@@ -4,6 +4,7 @@
 //! refreshing after DDL, the look-up of [`Roles`] that the file does not have, and what is known of PostgreSQL's own objects without asking. Decides
 //! nothing: it tells of a name whether it is a [`Hazard`] on a replica.
 
+mod answers;
 mod assemble;
 pub mod body;
 pub mod builtin;
@@ -11,6 +12,7 @@ mod custom;
 pub mod hazard;
 mod lasting;
 mod load;
+mod lookups;
 pub mod node_tree;
 pub mod registry;
 pub mod roles;

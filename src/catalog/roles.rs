@@ -5,24 +5,23 @@
 //! kept for `keep`, and no longer than until a login that relied on it failed, or until a statement about
 //! roles passes by: a password that has just been changed works at once.
 
-use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use parking_lot::Mutex;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Timestamp, Type};
 
+use super::answers::Answers;
+use super::lookups::LookUps;
 use super::source::{LoadError, NodeToAsk, Source};
 use crate::auth::role::{Kept, Role};
+use crate::auth::throttle::source;
 use crate::config::settings::AuthQuery;
 use crate::tls::ConnectorCell;
 
-/// Answers kept, those for names that do not exist included.
-const MOST: usize = 10_000;
-/// A login that fails forgets an answer only if it is older: whoever floods is not to make each of its
-/// attempts a query.
-const LEAST_KEEP: Duration = Duration::from_secs(1);
+/// So many connections ask at once.
+const CONNECTIONS: usize = 4;
 
 /// Why a role could not be looked up.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +45,8 @@ pub enum LookUpError {
 pub struct Roles {
     source: Source,
     settings: AuthQuery,
-    known: Mutex<HashMap<Box<str>, Known>>,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    role: Option<Arc<Role>>,
-    since: Instant,
+    answers: Answers,
+    look_ups: LookUps,
 }
 
 impl Roles {
@@ -63,7 +57,9 @@ impl Roles {
             "causeway auth_query",
             "-c statement_timeout=5s -c default_transaction_read_only=on -c search_path=pg_catalog",
         );
-        Self { source, settings: settings.clone(), known: Mutex::default() }
+        let source = source.with_connections(CONNECTIONS);
+        let answers = Answers::new(settings.keep);
+        Self { source, settings: settings.clone(), answers, look_ups: LookUps::default() }
     }
 
     /// What it was made of.
@@ -72,19 +68,29 @@ impl Roles {
         &self.settings
     }
 
-    /// The role of that name, if there is one.
+    /// The role of that name, if there is one; somebody asks from there.
     ///
     /// # Errors
     /// If it is not known and could not be asked for.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn find(&self, name: &str) -> Result<Option<Arc<Role>>, LookUpError> {
-        if let Some(known) = self.known.lock().get(name)
-            && known.since.elapsed() < self.settings.keep
-        {
-            return Ok(known.role.clone());
+    pub async fn find(
+        &self,
+        name: &str,
+        from: Option<IpAddr>,
+    ) -> Result<Option<Arc<Role>>, LookUpError> {
+        let came = Instant::now();
+        if let Some(known) = self.answers.get(name, came) {
+            return Ok(known.role());
         }
+        // In this order: who waits among many from its own address holds no name that others want.
+        let _place = self.look_ups.turn_from(from.map(source)).await;
+        let _turn = self.look_ups.turn_of(name).await;
+        if let Some(known) = self.answers.get(name, came) {
+            return Ok(known.role());
+        }
+        let asked = Instant::now();
         let server = self.source.connect(&self.settings.database).await?;
         let rows = server.rows(&self.settings.query, name).await?;
         let role = match &rows[..] {
@@ -92,32 +98,18 @@ impl Roles {
             [row] => role_of(row, name)?.map(Arc::new),
             rows => return Err(LookUpError::Rows(rows.len())),
         };
-        let mut known = self.known.lock();
-        if known.len() >= MOST {
-            known.retain(|_, known| known.since.elapsed() < self.settings.keep);
-            if known.len() >= MOST {
-                known.clear();
-            }
-        }
-        known.insert(name.into(), Known { role: role.clone(), since: Instant::now() });
+        self.answers.put(name, role.clone(), asked);
         Ok(role)
     }
 
     /// A client has changed this role, or nobody knows which.
     pub fn forget(&self, name: Option<&str>) {
-        let mut known = self.known.lock();
-        match name {
-            Some(name) => drop(known.remove(name)),
-            None => known.clear(),
-        }
+        self.answers.forget(name);
     }
 
     /// A login that relied on what is known of this role has failed.
     pub fn doubt(&self, name: &str) {
-        let mut known = self.known.lock();
-        if known.get(name).is_some_and(|known| known.since.elapsed() >= LEAST_KEEP) {
-            known.remove(name);
-        }
+        self.answers.doubt(name);
     }
 }
 

@@ -29,10 +29,11 @@ pub struct Source {
     node: NodeToAsk,
     application_name: &'static str,
     options: &'static str,
+    connections: usize,
     pools: Arc<Mutex<Pools>>,
 }
 
-/// One connection per database, to the node of the moment.
+/// The connections to the node of the moment, by database.
 #[derive(Default)]
 struct Pools {
     /// Where to and how.
@@ -112,8 +113,15 @@ impl Source {
             node,
             application_name: "causeway catalog",
             options: "-c statement_timeout=10s -c default_transaction_read_only=on",
+            connections: 1,
             pools: Arc::default(),
         }
+    }
+
+    /// With up to so many connections to a database.
+    #[must_use]
+    pub fn with_connections(self, connections: usize) -> Self {
+        Self { connections, ..self }
     }
 
     /// With this `application_name` and these settings.
@@ -165,7 +173,7 @@ impl Source {
         let recycling_method = RecyclingMethod::Fast;
         let manager = Manager::from_config(config, connector, ManagerConfig { recycling_method });
         let pool = Pool::builder(manager)
-            .max_size(1)
+            .max_size(self.connections)
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(LoadError::Build)?;

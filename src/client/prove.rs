@@ -61,7 +61,9 @@ pub(super) async fn prove(
         certified(&wire.stream, acceptor, user)?;
     }
     let role = match entrance.roles {
-        Some(roles) if entrance.credentials.needs_look_up(user) => roles.find(user).await?,
+        Some(roles) if entrance.credentials.needs_look_up(user) => {
+            roles.find(user, address).await?
+        }
         _ => None,
     };
     let challenge = entrance.credentials.challenge(user, role.as_deref(), SystemTime::now());
