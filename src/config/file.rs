@@ -138,6 +138,7 @@ pub struct LimitsSection {
     pub clients_per_address: Key<u64>,
     pub logins: Key<u64>,
     pub refusals: Key<u64>,
+    pub http_connections: Key<u64>,
     pub memory: Key<Bytes>,
     pub startup_timeout: Key<Duration>,
     pub startup_packet: Key<Bytes>,

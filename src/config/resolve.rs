@@ -320,6 +320,12 @@ impl Reader<'_> {
                 .bound("limits.clients_per_address", section.clients_per_address),
             logins: self.count("limits.logins", section.logins, 1..=1_000_000, 2000)?,
             refusals: self.count("limits.refusals", section.refusals, 0..=1_000_000, 500)?,
+            http_connections: self.count(
+                "limits.http_connections",
+                section.http_connections,
+                1..=10_000,
+                64,
+            )?,
             memory: self
                 .optional("limits.memory", section.memory)
                 .map(|bytes| bytes.0)

@@ -332,6 +332,8 @@ pub struct Limits {
     pub logins: usize,
     /// Connections that are being told why they are not let in.
     pub refusals: usize,
+    /// Connections to `proxy.http` at once.
+    pub http_connections: usize,
     /// Resident memory in bytes beyond which nobody is let in.
     pub memory: Option<u64>,
     /// From accept to the end of the login.

@@ -3,6 +3,8 @@
 //! Owns the routes and their answers; knows the cluster only by its snapshot. Runs on the control
 //! thread, so that a slow scraper holds up no worker.
 
+mod bounded;
+
 use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::bounded::BoundedListener;
 use crate::cluster::{Cluster, NodeState, Topology};
 use crate::telemetry::{Registry, metrics};
 
@@ -41,6 +44,8 @@ pub struct State {
     pub registry: Registry,
     /// Cancelled once no new clients are let in.
     pub draining: CancellationToken,
+    /// `limits.http_connections`
+    pub connections: usize,
 }
 
 /// Answers requests on `listener` until `shutdown`.
@@ -55,6 +60,8 @@ pub async fn serve(
     state: State,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let open = state.registry.gauge("causeway_http_connections", "Connections to proxy.http");
+    let listener = BoundedListener::new(listener, state.connections, open);
     let server = axum::serve(listener, router(state))
         .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
@@ -201,8 +208,8 @@ mod tests {
         let registry = Registry::new(1);
         registry.counter("causeway_tests", "Tests").inc();
         let cluster = Cluster::fixed(topology(NodeState::Up, NodeState::Up));
-        let state =
-            State { cluster: cluster.clone(), registry, draining: CancellationToken::new() };
+        let draining = CancellationToken::new();
+        let state = State { cluster: cluster.clone(), registry, draining, connections: 2 };
         let (draining, stop) = (state.draining.clone(), CancellationToken::new());
         let server = tokio::spawn(serve(listener, state, stop.clone()));
 
@@ -236,6 +243,41 @@ mod tests {
         cluster.set(topology(NodeState::Up, NodeState::Down));
         draining.cancel();
         expect(&[("/readyz", 503, "draining"), ("/livez", 200, "ok")]).await;
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    /// Whoever says nothing, or goes on saying little, leaves its place to those who ask.
+    #[tokio::test]
+    async fn those_who_do_not_ask_are_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cluster = Cluster::fixed(topology(NodeState::Up, NodeState::Up));
+        let (registry, draining) = (Registry::new(1), CancellationToken::new());
+        let state = State { cluster, registry: registry.clone(), draining, connections: 2 };
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, state, stop.clone()));
+        let began = std::time::Instant::now();
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut drips = TcpStream::connect(address).await.unwrap();
+        let drip = tokio::spawn(async move {
+            while drips.write_all(b"G").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(ask(address, "/livez").await.0, 200);
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+        drip.abort();
+        // An answer's end begins the time of the next request.
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        for _ in 0..3 {
+            kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut some = [0; 512];
+            let count = kept.read(&mut some).await.unwrap();
+            assert!(some[..count].starts_with(b"HTTP/1.1 200"));
+        }
+        assert!(registry.encode().contains("causeway_http_connections"));
         stop.cancel();
         server.await.unwrap().unwrap();
     }

@@ -350,6 +350,7 @@ impl Control {
                         cluster: (*self.shared.cluster).clone(),
                         registry: self.registry.clone(),
                         draining: self.drain.clone(),
+                        connections: self.shared.rules.load().settings.limits.http_connections,
                     };
                     let halt = self.halt.clone();
                     tokio::spawn(async move {

@@ -107,6 +107,9 @@ pub fn reload(shared: &Shared, path: &Path) -> Result<(), ReloadError> {
     if old.listen != new.listen || old.http != new.http || old.workers != new.workers {
         tracing::warn!("proxy.listen, proxy.http and proxy.workers change only with a restart");
     }
+    if current.settings.limits.http_connections != settings.limits.http_connections {
+        tracing::warn!("limits.http_connections changes only with a restart");
+    }
     let connector = Connector::load(&settings.node_tls)?;
     let next = rules(settings, Some(&current), &some_node(&shared.cluster), &shared.connector)?;
     shared.connector.store(connector.clone());

@@ -48,7 +48,8 @@ fn needed(settings: &Settings) -> u64 {
     let usual = settings.pool.size;
     let sizes = settings.users.iter().map(|user| user.pool_size.unwrap_or(usual));
     let servers = sizes.sum::<usize>().max(usual) * settings.nodes.len();
-    let clients = settings.limits.clients + settings.limits.logins + settings.limits.refusals;
+    let clients = settings.limits.clients + settings.limits.logins;
+    let clients = clients + settings.limits.refusals + settings.limits.http_connections;
     u64::try_from(servers + clients).unwrap_or(u64::MAX) + OWN_FILES
 }
 
@@ -69,10 +70,10 @@ mod tests {
         assert!(resident_bytes() > 1 << 20);
         let text = "cluster.nodes = [\"a\", \"b\"]\nmonitor.user = \"m\"\n\
                     user = [{ name = \"u\", pool_size = 7 }, { name = \"v\" }]\n\
-                    pool.size = 5\nlimits = { clients = 1000, logins = 50, refusals = 20 }";
+                    pool.size = 5\nlimits = { clients = 1000, logins = 50, refusals = 9, http_connections = 3 }";
         let settings = crate::config::parse(text, std::path::Path::new("/")).unwrap();
         let files = files(&settings);
-        assert_eq!(files.needed, 1000 + 50 + 20 + 2 * (7 + 5) + OWN_FILES);
+        assert_eq!(files.needed, 1000 + 50 + 9 + 3 + 2 * (7 + 5) + OWN_FILES);
         assert!(!Files { allowed: files.needed, ..files }.are_short());
         assert!(Files { allowed: files.needed - 1, ..files }.are_short());
     }

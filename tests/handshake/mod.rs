@@ -32,6 +32,7 @@ fn limits() -> Limits {
         clients_per_address: None,
         logins: 100,
         refusals: 100,
+        http_connections: 1,
         memory: None,
         startup_timeout: Duration::from_secs(15),
         startup_packet: 10_000,
