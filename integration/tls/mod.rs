@@ -51,6 +51,7 @@ fn connector(mode: NodeTlsMode, root: Option<&Path>, identity: Option<&Identity>
         crl: None,
         certificate: identity.map(|identity| identity.certificate.clone()),
         key: identity.map(|identity| identity.key.clone()),
+        require_auth: None,
     };
     Connector::load(&settings).unwrap()
 }

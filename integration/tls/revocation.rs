@@ -200,6 +200,7 @@ fn with_lists(mode: NodeTlsMode, root: &Path, crl: &Path) -> Result<Connector, T
         crl: Some(crl.to_owned()),
         certificate: None,
         key: None,
+        require_auth: None,
     })
 }
 

@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 use super::load;
 use super::snapshot::Catalog;
 use crate::config::settings::{Address, Secret};
+use crate::net::postgres::Opener;
 use crate::tls::{Connector, ConnectorCell};
 
 /// A look at a catalog that takes longer is given up.
@@ -171,7 +172,8 @@ impl Source {
             config.password(password.expose());
         }
         let recycling_method = RecyclingMethod::Fast;
-        let manager = Manager::from_config(config, connector, ManagerConfig { recycling_method });
+        let manager =
+            Manager::from_connect(config, Opener(connector), ManagerConfig { recycling_method });
         let pool = Pool::builder(manager)
             .max_size(self.connections)
             .runtime(Runtime::Tokio1)

@@ -20,6 +20,7 @@ use crate::catalog::registry::next_version;
 use crate::catalog::{Catalog, Source};
 use crate::cluster::probe;
 use crate::config::settings::{Address, Monitor, Settings};
+use crate::net;
 use crate::routing::{Asked, LearnedShapes, Router, SessionView, decide};
 use crate::sql::statement::Lexis;
 use crate::sql::{self, ScriptCache};
@@ -262,7 +263,7 @@ async fn is_primary(
     connector: &Connector,
 ) -> Result<bool, tokio_postgres::Error> {
     let config = probe::login(monitor, connector, address, &monitor.database, "causeway explain");
-    let (client, connection) = config.connect(connector.clone()).await?;
+    let (client, connection) = net::postgres::open(&config, connector).await?;
     let connection = tokio::spawn(connection);
     let asked = client.query_one("select not pg_catalog.pg_is_in_recovery()", &[]).await;
     drop(client);

@@ -14,6 +14,7 @@ use super::clock::not_yet_written;
 use super::sample::Sample;
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
+use crate::net::postgres::Opener;
 use crate::tls::Connector;
 
 /// `recovering` is asked for once, so that a promotion in the middle does not mix two roles.
@@ -106,8 +107,11 @@ impl Probe {
     pub fn new(monitor: &Monitor, connector: &Connector, address: &Address) -> Self {
         let config = login(monitor, connector, address, &monitor.database, "causeway monitor");
         let recycling_method = RecyclingMethod::Fast;
-        let manager =
-            Manager::from_config(config, connector.clone(), ManagerConfig { recycling_method });
+        let manager = Manager::from_connect(
+            config,
+            Opener(connector.clone()),
+            ManagerConfig { recycling_method },
+        );
         let pool = Pool::builder(manager).max_size(1).build();
         let pool = pool.expect("building fails only for time limits without a runtime");
         Self { pool, timeout: monitor.timeout }

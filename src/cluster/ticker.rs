@@ -18,6 +18,7 @@ use super::probe;
 use super::snapshot::{Snapshot, full_xid};
 use super::{Lsn, Role};
 use crate::config::settings::{Address, Monitor};
+use crate::net;
 use crate::tls::Connector;
 
 /// Time between two questions while somebody waits for a node to move on. Tokio's timers have no
@@ -101,7 +102,7 @@ impl Asker {
         address: &Address,
     ) -> Result<Self, TickError> {
         let config = probe::login(monitor, connector, address, &monitor.database, "causeway clock");
-        let (client, connection) = config.connect(connector.clone()).await?;
+        let (client, connection) = net::postgres::open(&config, connector).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "the connection to a node's clock ended");

@@ -146,6 +146,10 @@ pub enum Complaint {
     )]
     NotAnOrigin { text: String },
     #[error(
+        "\"{text}\" is no way of authentication; write \"scram-sha-256\", \"md5\", \"password\" or \"none\""
+    )]
+    NotAWay { text: String },
+    #[error(
         "\"{text}\" is not a range of addresses; write for example \"10.0.0.0/8\" or \"10.1.2.3\""
     )]
     NotANetwork { text: String },

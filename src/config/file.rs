@@ -210,6 +210,7 @@ pub struct NodeTlsSection {
     pub crl: Key<String>,
     pub certificate: Key<String>,
     pub key: Key<String>,
+    pub require_auth: Key<OneOrMany>,
 }
 
 /// `[[user]]`

@@ -158,6 +158,17 @@ pub struct Address {
     pub port: u16,
 }
 
+impl Address {
+    /// Whether it can only be a process of this machine's: a Unix socket, or loopback.
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        let ip = self.host.parse::<std::net::IpAddr>();
+        self.host.starts_with('/')
+            || self.host == "localhost"
+            || ip.is_ok_and(|ip| ip.to_canonical().is_loopback())
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.host.contains(':') {
@@ -436,6 +447,43 @@ pub struct NodeTls {
     pub certificate: Option<PathBuf>,
     /// Its key, in PEM; there with the certificate.
     pub key: Option<PathBuf>,
+    /// How they may ask us to prove ourselves; `None` for what fits how they are reached.
+    pub require_auth: Option<Ways>,
+}
+
+/// Ways in which a server may ask to be convinced of who we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ways(u8);
+
+impl Ways {
+    /// Not at all.
+    pub const NONE: Self = Self(1);
+    /// By the password as it is.
+    pub const PASSWORD: Self = Self(2);
+    /// By its md5.
+    pub const MD5: Self = Self(4);
+    /// By SCRAM-SHA-256, in which the server proves itself, too.
+    pub const SCRAM: Self = Self(8);
+    /// Any of these.
+    pub const ALL: Self = Self(15);
+
+    /// These and those.
+    #[must_use]
+    pub const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These without those.
+    #[must_use]
+    pub const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Whether this is among them.
+    #[must_use]
+    pub const fn has(self, way: Self) -> bool {
+        self.0 & way.0 == way.0
+    }
 }
 
 /// What is asked of nodes.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::error::Complaint;
 use super::file::{NodeTlsSection, TlsSection};
 use super::reader::{Reader, Span};
-use super::settings::{CertificateName, NodeTls, NodeTlsMode, Tls, TlsMode};
-use super::value::{Key, Word};
+use super::settings::{CertificateName, NodeTls, NodeTlsMode, Tls, TlsMode, Ways};
+use super::value::{Key, OneOrMany, Word};
 
 impl Word for TlsMode {
     const WORDS: &'static [(&'static str, Self)] = &[
@@ -87,7 +87,27 @@ impl Reader<'_> {
         }
         let (certificate, key) =
             self.identity("node_tls", section.certificate, section.key, &mode_span, false);
-        NodeTls { mode, root, crl, certificate, key }
+        let require_auth = self.ways("node_tls.require_auth", section.require_auth);
+        NodeTls { mode, root, crl, certificate, key, require_auth }
+    }
+
+    fn ways(&mut self, name: &str, key: Key<OneOrMany>) -> Option<Ways> {
+        let span = key.span.clone();
+        let mut ways: Option<Ways> = None;
+        for text in self.optional(name, key)?.0 {
+            let way = match text.as_str() {
+                "scram-sha-256" => Ways::SCRAM,
+                "md5" => Ways::MD5,
+                "password" => Ways::PASSWORD,
+                "none" => Ways::NONE,
+                _ => {
+                    self.complain(name, &span, Complaint::NotAWay { text });
+                    continue;
+                }
+            };
+            ways = Some(ways.map_or(way, |ways| ways.with(way)));
+        }
+        ways
     }
 
     /// A certificate and its key: both or neither, and both if they are needed.

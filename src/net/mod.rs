@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod listen;
 pub mod options;
+pub mod postgres;
 pub mod read_ahead;
 pub mod stream;
 

@@ -19,7 +19,7 @@ use crate::auth::scram_client::{
     self, AwaitingChallenge, AwaitingProof, Binding, Prover, ScramClientError,
 };
 use crate::auth::{ServerSecret, md5, turns};
-use crate::config::settings::Address;
+use crate::config::settings::{Address, Ways};
 use crate::net::{ReadAhead, Stream};
 use crate::protocol::backend::{self, Authentication};
 use crate::protocol::{Blame, ErrorReport, frontend};
@@ -97,6 +97,15 @@ pub enum ConnectError {
         known: &'static str,
         /// What it would be good for.
         instead: &'static str,
+    },
+    /// It asks for what it may not be given.
+    #[error(
+        "the server asks for {asked} authentication, which node_tls.require_auth does not allow here; let its \
+         pg_hba.conf ask for scram-sha-256, verify it by node_tls.mode = \"verify-full\", or allow it"
+    )]
+    NotAllowed {
+        /// What it asks for.
+        asked: &'static str,
     },
     /// It asks for a way of authentication that Causeway does not have.
     #[error("the server asks for an unsupported way of authentication (code {code})")]
@@ -178,6 +187,7 @@ impl ConnectError {
             },
             Self::NoPassword
             | Self::SecretDoesNotFit { .. }
+            | Self::NotAllowed { .. }
             | Self::UnsupportedAuthentication { .. }
             | Self::Tls(_) => Blame::Operator,
             Self::Unreachable(_) | Self::Timeout(_) | Self::Protocol(_) => Blame::Server,
@@ -198,6 +208,7 @@ impl ConnectError {
             }
             Self::NoPassword
             | Self::SecretDoesNotFit { .. }
+            | Self::NotAllowed { .. }
             | Self::UnsupportedAuthentication { .. } => {
                 ErrorReport::fatal("08001", "could not log in to the server")
                     .with_detail(self.to_string())
@@ -240,7 +251,7 @@ pub async fn connect(
         // The deadline inside is only there to be shared out among several addresses.
         let stream = open(address, connector, deadline).await?;
         let mut wire = ReadAhead { stream, buffer: BytesMut::new() };
-        log_in(&mut wire, login).await?;
+        log_in(&mut wire, login, connector.ways(address)).await?;
         settle(wire).await
     };
     match timeout_at(deadline, whole).await {
@@ -266,7 +277,7 @@ enum Proof {
 }
 
 /// From the start-up packet to `AuthenticationOk`.
-async fn log_in(wire: &mut ReadAhead, login: &ServerLogin) -> Result<(), ConnectError> {
+async fn log_in(wire: &mut ReadAhead, login: &ServerLogin, ways: Ways) -> Result<(), ConnectError> {
     let mut out = BytesMut::new();
     let named = [("user", login.user.as_str()), ("database", login.database.as_str())];
     let others = login.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -284,6 +295,7 @@ async fn log_in(wire: &mut ReadAhead, login: &ServerLogin) -> Result<(), Connect
             }
             _ => return Err(ServerViolation::UnexpectedMessage { kind }.into()),
         };
+        allow(&asked, &proof, ways)?;
         if matches!((&asked, &proof), (Authentication::Ok, Proof::Unasked | Proof::Given)) {
             return Ok(());
         }
@@ -291,6 +303,18 @@ async fn log_in(wire: &mut ReadAhead, login: &ServerLogin) -> Result<(), Connect
         proof = answer(asked, proof, login, end_point.as_deref(), &mut out).await?;
         wire.write(&out).await?;
     }
+}
+
+/// Whether it may ask for that.
+fn allow(asked: &Authentication<'_>, proof: &Proof, ways: Ways) -> Result<(), ConnectError> {
+    let (asked, way) = match (asked, proof) {
+        (Authentication::Ok, Proof::Unasked) => ("no", Ways::NONE),
+        (Authentication::CleartextPassword, _) => ("password", Ways::PASSWORD),
+        (Authentication::Md5Password(_), _) => ("md5", Ways::MD5),
+        (Authentication::Sasl(_), _) => ("scram-sha-256", Ways::SCRAM),
+        _ => return Ok(()),
+    };
+    if ways.has(way) { Ok(()) } else { Err(ConnectError::NotAllowed { asked }) }
 }
 
 /// What SCRAM can be bound to: the certificate that the server has shown.

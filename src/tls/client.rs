@@ -12,13 +12,17 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName
 
 use super::verify::{NodeVerifier, Trust};
 use super::{ALPN, Identity, TlsError, certificates, provider, revocation, roots};
-use crate::config::settings::{Address, NodeTls, NodeTlsMode};
+use crate::config::settings::{Address, NodeTls, NodeTlsMode, Ways};
 
 const CRL: &str = "node_tls.crl";
 
 /// How nodes are spoken to. Cheap to clone; equal to another that was made of the same files.
 #[derive(Debug, Clone, Default)]
-pub struct Connector(Option<Arc<Inner>>);
+pub struct Connector {
+    tls: Option<Arc<Inner>>,
+    /// How nodes may ask us to prove ourselves, if the file says.
+    require_auth: Option<Ways>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -38,7 +42,10 @@ struct MadeOf {
 
 impl PartialEq for Connector {
     fn eq(&self, other: &Self) -> bool {
-        match (&self.0, &other.0) {
+        if self.require_auth != other.require_auth {
+            return false;
+        }
+        match (&self.tls, &other.tls) {
             (None, None) => true,
             (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one.made_of == other.made_of,
             _ => false,
@@ -61,7 +68,7 @@ impl Connector {
     /// Without TLS.
     #[must_use]
     pub const fn disabled() -> Self {
-        Self(None)
+        Self { tls: None, require_auth: None }
     }
 
     /// Loads what `[node_tls]` names.
@@ -69,8 +76,9 @@ impl Connector {
     /// # Errors
     /// When a file cannot be read or used.
     pub fn load(settings: &NodeTls) -> Result<Self, TlsError> {
+        let require_auth = settings.require_auth;
         let (required, names) = match settings.mode {
-            NodeTlsMode::Disable => return Ok(Self(None)),
+            NodeTlsMode::Disable => return Ok(Self { tls: None, require_auth }),
             NodeTlsMode::Prefer => (false, false),
             NodeTlsMode::Require | NodeTlsMode::VerifyCa => (true, false),
             NodeTlsMode::VerifyFull => (true, true),
@@ -127,14 +135,30 @@ impl Connector {
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = Resumption::disabled();
         let made_of = MadeOf { settings: settings.clone(), roots: found, crl, chain };
-        Ok(Self(Some(Arc::new(Inner { required, config: Arc::new(config), made_of }))))
+        let tls = Some(Arc::new(Inner { required, config: Arc::new(config), made_of }));
+        Ok(Self { tls, require_auth })
+    }
+
+    /// How the node at `address` may ask us to prove ourselves: as the file says, else as it likes where nobody
+    /// can stand in its place (verified TLS, or a process of this machine's), and where somebody can only so that our
+    /// password is of no use to them. As it is, it is said to nobody of whom that is not known, whatever the file says.
+    #[must_use]
+    pub fn ways(&self, address: &Address) -> Ways {
+        let verifies = |inner: &Arc<Inner>| inner.made_of.settings.root.is_some();
+        let is_known = address.is_this_machine() || self.tls.as_ref().is_some_and(verifies);
+        match self.require_auth {
+            Some(ways) if is_known => ways,
+            Some(ways) => ways.without(Ways::PASSWORD),
+            None if is_known => Ways::ALL,
+            None => Ways::SCRAM.with(Ways::NONE),
+        }
     }
 
     /// What is asked of the node at `address`. Nothing over Unix sockets, as PostgreSQL offers nothing
     /// there.
     #[must_use]
     pub fn want(&self, address: &Address) -> Want {
-        match &self.0 {
+        match &self.tls {
             Some(_) if address.host.starts_with('/') => Want::Plain,
             None => Want::Plain,
             Some(inner) if inner.required => Want::Require,
@@ -145,7 +169,7 @@ impl Connector {
     /// What rustls needs for a handshake; `None` where TLS is disabled.
     #[must_use]
     pub fn config(&self) -> Option<Arc<ClientConfig>> {
-        self.0.as_ref().map(|inner| inner.config.clone())
+        self.tls.as_ref().map(|inner| inner.config.clone())
     }
 }
 

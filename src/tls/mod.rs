@@ -30,6 +30,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 pub use client::{Connector, ConnectorCell, Want};
+pub use connector::ToNode;
 pub use server::Acceptor;
 pub use stream::{ClientSide, ServerSide, TlsStream};
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use causeway::client::{Entered, HandshakeError};
-use causeway::config::settings::{NodeTls, NodeTlsMode, Tls, TlsMode};
+use causeway::config::settings::{Address, NodeTls, NodeTlsMode, Tls, TlsMode, Ways};
+use causeway::net::Stream;
+use causeway::net::postgres::open;
 use causeway::protocol::startup::StartupError;
 use causeway::protocol::{ErrorReport, frontend, write};
 use causeway::tls::{Acceptor, ClientSide, Connector, TlsStream};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -62,7 +64,9 @@ impl Made {
 
 fn connector(mode: NodeTlsMode, root: Option<&Path>) -> Connector {
     let root = root.map(Path::to_owned);
-    Connector::load(&NodeTls { mode, root, crl: None, certificate: None, key: None }).unwrap()
+    let settings =
+        NodeTls { mode, root, crl: None, certificate: None, key: None, require_auth: None };
+    Connector::load(&settings).unwrap()
 }
 
 async fn entrance(files: &Made, mode: TlsMode) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
@@ -275,4 +279,59 @@ async fn a_handshake_has_its_time() {
     client.write_all(&begun).await.unwrap();
     assert_eq!(rest(&mut client).await, b"");
     assert!(matches!(task.await.unwrap(), Err(HandshakeError::Timeout { started: false })));
+}
+
+/// What a node may ask for holds inside of TLS as well, of connections of tokio-postgres, too.
+#[tokio::test]
+async fn a_password_is_not_given_inside_of_tls_where_it_may_not_be_asked_for() {
+    let files = Made::new();
+    let scram = Some(Ways::SCRAM);
+    for (mode, require_auth, given) in [
+        (NodeTlsMode::Require, scram, false),
+        (NodeTlsMode::Prefer, scram, false),
+        (NodeTlsMode::VerifyCa, scram, false),
+        (NodeTlsMode::Require, Some(Ways::PASSWORD), true),
+        (NodeTlsMode::VerifyCa, Some(Ways::PASSWORD.with(Ways::MD5)), true),
+        (NodeTlsMode::Require, None, true),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = files.acceptor(TlsMode::Allow);
+        // Asks for the password in plain, and returns what it was given.
+        let node = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 8];
+            stream.read_exact(&mut request).await.unwrap();
+            stream.write_all(b"S").await.unwrap();
+            let stream = Stream::Tcp(stream);
+            let mut stream =
+                stream.accept_tls(acceptor.config().clone(), BytesMut::new()).await.unwrap();
+            let mut startup = [0; 512];
+            let _ = stream.read(&mut startup).await.unwrap();
+            stream.write_all(b"R\0\0\0\x08\0\0\0\x03").await.unwrap();
+            stream.flush().await.unwrap();
+            let mut heard = Vec::new();
+            let mut some = [0; 512];
+            while !heard.ends_with(b"secret\0") {
+                match stream.read(&mut some).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => heard.extend_from_slice(&some[..count]),
+                }
+            }
+            heard
+        });
+        let root = (mode == NodeTlsMode::VerifyCa).then(|| files.path("crt"));
+        let settings =
+            NodeTls { mode, root, crl: None, certificate: None, key: None, require_auth };
+        let connector = Connector::load(&settings).unwrap();
+        let address = Address { host: "127.0.0.1".to_owned(), port };
+        let mut config = Config::new();
+        config.host(&address.host).port(port).user("app").password("secret");
+        config.ssl_mode(connector.ssl_mode(&address));
+        let opened = timeout(HANG, open(&config, &connector));
+        let (opened, heard) = tokio::join!(opened, node);
+        let heard = heard.unwrap();
+        assert!(opened.expect("it hangs").is_err());
+        assert_eq!(heard.ends_with(b"secret\0"), given, "{mode:?} {require_auth:?} {heard:?}");
+    }
 }

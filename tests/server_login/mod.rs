@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use causeway::auth::ServerSecret;
-use causeway::config::settings::{Address, Secret};
+use causeway::config::settings::{Address, NodeTls, NodeTlsMode, Secret, Ways};
+use causeway::net::postgres::open;
 use causeway::protocol::startup::StartupPacket;
 use causeway::protocol::{Blame, ErrorReport, backend, write};
 use causeway::server::cancel::cancel;
@@ -12,6 +13,7 @@ use causeway::server::connect::ServerViolation as Violation;
 use causeway::server::{ConnectError, Established, ServerLogin, connect};
 use causeway::tls::Connector;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::fake::{FakeServer, Login, Peer};
 
@@ -549,4 +551,76 @@ async fn a_fake_that_answers() {
     assert_eq!(error.code().unwrap().code(), "42601");
     drop(client);
     connection.await.unwrap().unwrap();
+}
+
+/// A node beyond this machine, as far as its name tells: the system's resolver knows better.
+fn elsewhere(fake: &FakeServer) -> Address {
+    Address { host: "127.1".to_owned(), port: fake.address.port }
+}
+
+fn connector(require_auth: Option<Ways>) -> Connector {
+    let settings = NodeTls {
+        mode: NodeTlsMode::Disable,
+        root: None,
+        crl: None,
+        certificate: None,
+        key: None,
+        require_auth,
+    };
+    Connector::load(&settings).unwrap()
+}
+
+/// Somebody who stands in a node's place may ask for anything: what would give the password away is not answered,
+/// neither by Causeway's own connections nor by those of tokio-postgres.
+#[tokio::test]
+async fn a_password_is_not_given_to_whoever_asks() {
+    let salted = postgres_protocol::authentication::md5_hash(b"app", b"secret", *b"salt");
+    let salted: &'static str = salted.leak();
+    let asks = [
+        (Login::Trust, Ways::NONE, "no"),
+        (Login::Cleartext("secret"), Ways::PASSWORD, "password"),
+        (Login::Md5(*b"salt", salted), Ways::MD5, "md5"),
+        (Login::Scram("secret"), Ways::SCRAM, "scram-sha-256"),
+    ];
+    for (asked, way, word) in asks {
+        let fake = FakeServer::start(move |mut peer| {
+            let asked = asked.clone();
+            async move {
+                peer.log_in(&asked).await?;
+                peer.ready().await?;
+                peer.answer_queries(|_, _| {}).await
+            }
+        })
+        .await;
+        let here = fake.address.clone();
+        let quiet = Ways::SCRAM.with(Ways::NONE);
+        for (address, required, allowed) in [
+            (&here, None, true),
+            (&elsewhere(&fake), None, quiet.has(way)),
+            (&here, Some(Ways::SCRAM), way == Ways::SCRAM),
+            (
+                &elsewhere(&fake),
+                Some(Ways::SCRAM.with(Ways::MD5)),
+                [Ways::SCRAM, Ways::MD5].contains(&way),
+            ),
+            // In plain never, be it asked for.
+            (&elsewhere(&fake), Some(Ways::ALL), way != Ways::PASSWORD),
+            (&here, Some(Ways::PASSWORD), way == Ways::PASSWORD),
+        ] {
+            let connector = connector(required);
+            let own = connect(address, &connector, &login(Some("secret")), PATIENCE).await;
+            let refused = matches!(&own, Err(ConnectError::NotAllowed { asked }) if *asked == word);
+            assert_eq!((own.is_ok(), refused), (allowed, !allowed), "{word} {address} {own:?}");
+            let mut config = tokio_postgres::Config::new();
+            config.host(&address.host).port(address.port).user("app").password("secret");
+            config.ssl_mode(connector.ssl_mode(address));
+            let theirs = timeout(PATIENCE, open(&config, &connector)).await.expect("it hangs");
+            if let Err(error) = &theirs {
+                let cause = std::error::Error::source(error).map(ToString::to_string);
+                let cause = cause.unwrap_or_default();
+                assert!(cause.contains(&format!("asks for {word} authentication")), "{cause}");
+            }
+            assert_eq!(theirs.is_ok(), allowed, "{word} {address}");
+        }
+    }
 }

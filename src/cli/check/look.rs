@@ -9,6 +9,7 @@ use super::advice::{Finding, login_failed};
 use crate::cluster::sample::Sample;
 use crate::cluster::{Role, monitor, probe};
 use crate::config::settings::{Node, Settings, User, UserPassword};
+use crate::net::postgres::open;
 use crate::tls::Connector;
 
 /// The oldest release that is looked after.
@@ -135,7 +136,7 @@ impl Refusal {
 
 async fn connect(mut config: Config, connector: &Connector) -> Result<Client, Refusal> {
     config.connect_timeout(PATIENCE);
-    let connecting = tokio::time::timeout(PATIENCE, config.connect(connector.clone())).await;
+    let connecting = tokio::time::timeout(PATIENCE, open(&config, connector)).await;
     let (client, connection) = connecting.map_err(|_| Refusal::Late)?.map_err(Refusal::Error)?;
     tokio::spawn(connection);
     Ok(client)
