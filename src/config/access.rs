@@ -10,7 +10,7 @@ use super::network::Network;
 use super::password::PasswordKeys;
 use super::reader::{Reader, Span};
 use super::settings::{AccessRule, AuthQuery, Method, Monitor, Origin, UserPassword};
-use super::value::{Key, OneOf, OneOrMany, Word};
+use super::value::{Key, OneOf, OneOrMany, Word, cut_name};
 
 /// What is asked where the file gives no query: it takes a superuser.
 const DEFAULT_QUERY: &str = "SELECT rolname, rolpassword, rolvaliduntil, rolcanlogin \
@@ -80,7 +80,10 @@ impl Reader<'_> {
     /// Names, of which "all" means every one.
     fn names(&mut self, name: &str, key: Key<OneOrMany>) -> Vec<String> {
         let names = self.optional(name, key).map_or(Vec::new(), |names| names.0);
-        if names.iter().any(|name| name == "all") { Vec::new() } else { names }
+        if names.iter().any(|name| name == "all") {
+            return Vec::new();
+        }
+        names.into_iter().map(cut_name).collect()
     }
 
     pub(super) fn auth_query(

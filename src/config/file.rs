@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::settings::{Balance, Consistency, LogFormat, Method, NodeTlsMode, PoolMode, TlsMode};
+use super::settings::{
+    Balance, Consistency, LogFormat, Method, NodeTlsMode, PoolMode, Secret, TlsMode,
+};
 use super::value::{Bytes, Key, OneOf, OneOrMany};
 
 /// The whole file.
@@ -67,7 +69,7 @@ pub struct NodeTable {
 #[allow(missing_docs, reason = "config/reference.toml documents every key")]
 pub struct MonitorSection {
     pub user: Key<String>,
-    pub password: Key<String>,
+    pub password: Key<Secret>,
     pub password_file: Key<String>,
     pub password_env: Key<String>,
     pub database: Key<String>,
@@ -170,7 +172,7 @@ pub struct AccessTable {
 #[allow(missing_docs, reason = "config/reference.toml documents every key")]
 pub struct AuthQuerySection {
     pub user: Key<String>,
-    pub password: Key<String>,
+    pub password: Key<Secret>,
     pub password_file: Key<String>,
     pub password_env: Key<String>,
     pub database: Key<String>,
@@ -219,7 +221,7 @@ pub struct NodeTlsSection {
 #[allow(missing_docs, reason = "config/reference.toml documents every key")]
 pub struct UserTable {
     pub name: Key<String>,
-    pub password: Key<String>,
+    pub password: Key<Secret>,
     pub password_file: Key<String>,
     pub password_env: Key<String>,
     pub pool_size: Key<u64>,

@@ -11,7 +11,7 @@ use super::value::Key;
 
 /// The three ways to give a password.
 pub(super) struct PasswordKeys {
-    pub(super) plain: Key<String>,
+    pub(super) plain: Key<Secret>,
     pub(super) file: Key<String>,
     pub(super) env: Key<String>,
 }
@@ -32,7 +32,7 @@ impl Reader<'_> {
         }
         let span = given.into_iter().find_map(Clone::clone);
         let (name, text) = if keys.plain.value.is_some() {
-            (key(""), self.optional(&key(""), keys.plain)?)
+            (key(""), self.optional(&key(""), keys.plain)?.expose().to_owned())
         } else if keys.file.value.is_some() {
             let path = self.base_dir.join(self.optional(&key("_file"), keys.file)?);
             match read_first_line(&path) {

@@ -22,7 +22,7 @@ use super::settings::{
     Address, Limits, Listen, LogFormat, Monitor, Node, Pool, PoolMode, Proxy, Settings, TimeLimits,
     User, UserPassword,
 };
-use super::value::{Bytes, Key, OneOrMany, Word};
+use super::value::{Bytes, Key, OneOrMany, Word, cut_name};
 
 /// Where clients connect if the file does not say; the port is `PgBouncer`'s, which people expect.
 const DEFAULT_LISTEN: &str = "127.0.0.1:6432";
@@ -419,7 +419,7 @@ impl Reader<'_> {
                 table.idle_in_transaction_timeout,
             );
             let name = self.required("user.name", table.name, &span, "name = \"app\"");
-            let Some(name) = name else { continue };
+            let Some(name) = name.map(cut_name) else { continue };
             self.twice(&mut names, name.clone(), "user.name", &span, &name);
             let pool_size = pool_size.and_then(|size| usize::try_from(size).ok());
             users.push(User { name, password, pool_size, times });

@@ -10,7 +10,7 @@ use super::error::Complaint;
 use super::file::{RoutingSection, RuleTable};
 use super::reader::{Reader, Span};
 use super::settings::{Balance, Consistency, Node, Routing, Rule, RuleTarget};
-use super::value::Word;
+use super::value::{Word, cut_name};
 
 impl Word for Consistency {
     const WORDS: &'static [(&'static str, Self)] = &[
@@ -84,8 +84,8 @@ impl Reader<'_> {
             name: self
                 .optional("routing.rule.name", table.name)
                 .unwrap_or_else(|| number.to_string()),
-            user: self.optional("routing.rule.user", table.user),
-            database: self.optional("routing.rule.database", table.database),
+            user: self.optional("routing.rule.user", table.user).map(cut_name),
+            database: self.optional("routing.rule.database", table.database).map(cut_name),
             application_name: self
                 .optional("routing.rule.application_name", table.application_name),
             table: self.optional("routing.rule.table", table.table),

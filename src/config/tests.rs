@@ -344,3 +344,34 @@ fn the_reference_explains_every_key() {
         }
     }
 }
+
+/// The file as it is read, before anything is checked, must not show what stands in it either.
+#[test]
+fn no_password_shows_in_the_shape_of_the_file() {
+    let text = "[monitor]\nuser = \"m\"\npassword = \"hidden one\"\n\
+                [auth_query]\nuser = \"a\"\npassword = \"hidden two\"\n\
+                [[user]]\nname = \"u\"\npassword = \"hidden three\"\n";
+    let file: super::file::File = toml::from_str(text).unwrap();
+    let shown = format!("{file:?}");
+    assert!(shown.contains("Secret(***)") && !shown.contains("hidden"), "{shown}");
+}
+
+#[test]
+fn names_are_cut_as_those_of_logins_are() {
+    let long = "n".repeat(70);
+    let text = format!(
+        "cluster.nodes = [\"a\"]\nmonitor.user = \"m\"\n[[user]]\nname = \"{long}\"\n\
+         [[access]]\nfrom = \"all\"\nuser = [\"{long}\", \"x\"]\ndatabase = \"{long}\"\n\
+         method = \"scram-sha-256\"\n[[routing.rule]]\nuser = \"{long}\"\ndatabase = \"{long}\"\n\
+         target = \"primary\"\n"
+    );
+    let settings: Settings = super::parse(&text, Path::new("/")).unwrap();
+    let cut = &long[..63];
+    assert_eq!(settings.users[0].name, cut);
+    assert_eq!(settings.access[0].users, [cut, "x"]);
+    assert_eq!(settings.access[0].databases, [cut]);
+    let rule = &settings.routing.rules[0];
+    assert_eq!((rule.user.as_deref(), rule.database.as_deref()), (Some(cut), Some(cut)));
+    let twice = format!("{text}[[user]]\nname = \"{long}x\"\n");
+    assert!(super::parse(&twice, Path::new("/")).is_err(), "two names that are one");
+}

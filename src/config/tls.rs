@@ -6,7 +6,7 @@ use super::error::Complaint;
 use super::file::{NodeTlsSection, TlsSection};
 use super::reader::{Reader, Span};
 use super::settings::{CertificateName, NodeTls, NodeTlsMode, Tls, TlsMode, Ways};
-use super::value::{Key, OneOrMany, Word};
+use super::value::{Key, OneOrMany, Word, cut_name};
 
 impl Word for TlsMode {
     const WORDS: &'static [(&'static str, Self)] = &[
@@ -58,7 +58,7 @@ impl Reader<'_> {
             );
             let user = self.required("tls.name.user", table.user, &span, "user = \"reports\"");
             if let (Some(certificate), Some(user)) = (certificate, user) {
-                names.push(CertificateName { certificate, user });
+                names.push(CertificateName { certificate, user: cut_name(user) });
             }
         }
         Tls { mode, certificate, key, client_root, client_crl, names }

@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer};
 use toml::{Spanned, Value};
 
 use super::error::Complaint;
+use super::settings::Secret;
+
+/// The longest name of a role or a database, in bytes.
+const NAME_BYTES: usize = 63;
 
 /// A key of the file: absent, read, or wrong.
 #[derive(Debug)]
@@ -80,6 +84,22 @@ impl FromValue for String {
             other => Err(wrong_type("a string", &other)),
         }
     }
+}
+
+impl FromValue for Secret {
+    fn from_value(value: Value) -> Result<Self, Complaint> {
+        String::from_value(value).map(Self::new)
+    }
+}
+
+/// A name cut to what PostgreSQL keeps of it (`NAMEDATALEN - 1` bytes), as those of logins are.
+pub(super) fn cut_name(mut name: String) -> String {
+    let mut end = name.len().min(NAME_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name.truncate(end);
+    name
 }
 
 impl FromValue for bool {

@@ -35,7 +35,6 @@ use crate::tls::Connector;
 const HEAR: usize = 1 << 10;
 
 /// Who a server is, for those who want to cancel what it runs.
-#[derive(Debug)]
 pub struct Identity {
     /// The node it is a connection to.
     pub node: NodeId,
@@ -55,6 +54,18 @@ pub struct Identity {
     cancels: AtomicU32,
     cancelled: Notify,
     silence: AtomicU8,
+}
+
+impl std::fmt::Debug for Identity {
+    /// The secret does not show.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { node, address, process_id, .. } = self;
+        f.debug_struct("Identity")
+            .field("node", node)
+            .field("address", address)
+            .field("process_id", process_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the silence of a node means to a request that waits for one of its servers.

@@ -51,7 +51,6 @@ pub struct ServerLogin {
 pub type Reported = (Box<[u8]>, Box<[u8]>);
 
 /// A server that has said `ReadyForQuery`, outside of a transaction.
-#[derive(Debug)]
 pub struct Established {
     /// The connection.
     pub stream: Stream,
@@ -65,6 +64,17 @@ pub struct Established {
     pub parameters: Vec<Reported>,
     /// The minor version of protocol 3 spoken.
     pub protocol_minor: u16,
+}
+
+impl std::fmt::Debug for Established {
+    /// The secret does not show.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (process_id, parameters) = (self.process_id, &self.parameters);
+        f.debug_struct("Established")
+            .field("process_id", &process_id)
+            .field("parameters", parameters)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why there is no server.

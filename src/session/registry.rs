@@ -231,7 +231,7 @@ pub struct Registry(Mutex<Sessions>);
 
 #[derive(Debug)]
 struct Sessions {
-    by_process_id: HashMap<i32, (Box<[u8]>, Arc<Slot>)>,
+    by_process_id: HashMap<i32, (CancelSecret, Arc<Slot>)>,
     /// Who was last told (`pg_backend_pid()`) that this server is its own.
     by_server: HashMap<(NodeId, i32), (Weak<Identity>, i32)>,
     last_process_id: i32,
@@ -247,6 +247,24 @@ impl Default for Sessions {
     }
 }
 
+/// What a client must know to cancel what its session runs; never shown.
+#[derive(Clone)]
+pub struct CancelSecret(Box<[u8]>);
+
+impl std::ops::Deref for CancelSecret {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for CancelSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CancelSecret(***)")
+    }
+}
+
 /// A session's entry; dropping it forgets the key.
 #[derive(Debug)]
 pub struct Entry {
@@ -254,7 +272,7 @@ pub struct Entry {
     /// What the client is told in BackendKeyData.
     pub process_id: i32,
     /// The same.
-    pub secret: Box<[u8]>,
+    pub secret: CancelSecret,
     /// What the session is doing.
     pub slot: Arc<Slot>,
 }
@@ -265,6 +283,7 @@ impl Registry {
         let length = if protocol_minor >= 2 { SECRET_3_2 } else { SECRET_3_0 };
         let mut secret = vec![0; length].into_boxed_slice();
         rand::rng().fill_bytes(&mut secret);
+        let secret = CancelSecret(secret);
         let slot = Arc::new(Slot::default());
         let mut sessions = self.0.lock();
         let process_id = loop {
@@ -326,7 +345,7 @@ impl Registry {
         let slot = {
             let sessions = self.0.lock();
             match sessions.by_process_id.get(&process_id) {
-                Some((known, slot)) if bool::from(known.as_ref().ct_eq(secret)) => slot.clone(),
+                Some((known, slot)) if bool::from(known.0.ct_eq(secret)) => slot.clone(),
                 _ => return,
             }
         };
@@ -449,5 +468,28 @@ mod tests {
         let (id, secret) = (entry.process_id, entry.secret.clone());
         drop(entry);
         registry.cancel(id, &secret).await;
+    }
+
+    #[tokio::test]
+    async fn keys_do_not_show() {
+        let registry = Arc::new(Registry::default());
+        let mut entry = registry.enter(2);
+        entry.secret = CancelSecret([0xab, 0xcd].into());
+        let of_server = bytes::Bytes::from_static(b"hidden");
+        let address = crate::config::settings::Address { host: "pg1".into(), port: 5432 };
+        let identity = Identity::new(NodeId(0), address, 7, of_server.clone());
+        let established = crate::server::Established {
+            stream: crate::net::Stream::Unix(tokio::net::UnixStream::pair().unwrap().0),
+            buffer: bytes::BytesMut::new(),
+            process_id: 7,
+            secret_key: of_server,
+            parameters: Vec::new(),
+            protocol_minor: 0,
+        };
+        let shown = format!("{entry:?} {registry:?} {identity:?} {established:?}");
+        assert!(shown.contains("CancelSecret(***)") && shown.contains("pg1"), "{shown}");
+        for secret in ["171, 205", "ab, cd", "hidden"] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
     }
 }
