@@ -100,3 +100,42 @@ async fn what_takes_too_long_is_cancelled_and_told_as_by_postgresql() {
         assert!(counted.is_some_and(|count| count >= 1.0), "{limit}: {counted:?}");
     }
 }
+
+/// `pool.queue` wait for a server of one pool; one more is told so at once, and those who wait are served.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_would_wait_behind_too_many_is_told_so_at_once() {
+    let options = ProxyOptions {
+        pool: "size = 1\nqueue = 2\nwait = \"30s\"",
+        routing: "consistency = \"primary\"",
+        ..Default::default()
+    };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let holder = proxy.connect("app").await;
+    let others = [proxy.connect("app").await, proxy.connect("app").await];
+    let late = proxy.connect("app").await;
+    holder.batch_execute("BEGIN; CREATE TEMP TABLE held (n int)").await.unwrap();
+    let waiting = others.map(|client| {
+        tokio::spawn(async move { client.simple_query("SELECT 1").await.map(|_| ()) })
+    });
+    let unserved = async |limit: &str| {
+        let metrics = proxy.metrics().await;
+        metrics.sum("causeway_unserved_requests_total", &[("limit", limit)]).unwrap_or_default()
+    };
+    await_until("two wait", async || {
+        let waiting = [("state", "waiting")];
+        let waiting = proxy.metrics().await.sum("causeway_pool_servers", &waiting);
+        waiting.is_some_and(|count| count >= 2.0)
+    })
+    .await;
+    let began = Instant::now();
+    let error = late.simple_query("SELECT 1").await.unwrap_err();
+    assert_eq!(report(&error).0, "53300", "{error}");
+    assert!(began.elapsed() < Duration::from_secs(15), "not after pool.wait");
+    assert!(unserved("queue").await >= 1.0);
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    for one in waiting {
+        one.await.unwrap().expect("who waited is served");
+    }
+    late.simple_query("SELECT 1").await.expect("and so is who comes later");
+    assert!(unserved("wait").await < 1.0);
+}

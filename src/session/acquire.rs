@@ -305,8 +305,12 @@ impl Session {
                 }
                 Ok(lease)
             }
-            Err(LeaseError::Busy { size, waited }) => Err(Failure::Busy { size, waited }),
+            Err(LeaseError::Busy { size, waited }) => {
+                self.shared.metrics.waited_in_vain.inc();
+                Err(Failure::Busy { size, waited })
+            }
             Err(LeaseError::QueueFull { size, waiting }) => {
+                self.shared.metrics.queue_full.inc();
                 Err(Failure::QueueFull { size, waiting })
             }
             Err(LeaseError::Connect(error)) => {

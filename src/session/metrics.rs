@@ -73,6 +73,10 @@ pub struct Metrics {
     pub errors: Counter,
     /// Requests that were run again on another node.
     pub retries: Counter,
+    /// Requests that got no server: too many waited already, or they did for too long.
+    pub queue_full: Counter,
+    /// The same of those that waited.
+    pub waited_in_vain: Counter,
     pinned: Box<[Counter]>,
     overdue: Box<[Counter]>,
 }
@@ -83,6 +87,11 @@ impl Metrics {
     pub fn new(registry: &Registry) -> Self {
         let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         let pins: Vec<&str> = Pin::ALL.iter().map(|pin| pin.reason().as_str()).collect();
+        let unserved = registry.counters(
+            "causeway_unserved_requests",
+            "Requests that got no server: pool.queue waited already, or they did for pool.wait",
+            &["limit"],
+        );
         Self {
             reads: registry.counters(
                 "causeway_node_reads",
@@ -132,6 +141,8 @@ impl Metrics {
             refused_logins: registry.counter("causeway_refused_logins", "Logins that failed"),
             errors: registry
                 .counter("causeway_errors", "Errors of the proxy's own that clients were sent"),
+            queue_full: unserved.with(&["queue"]),
+            waited_in_vain: unserved.with(&["wait"]),
             retries: registry
                 .counter("causeway_retries", "Requests that were run again on another node"),
             pinned: registry
