@@ -180,6 +180,96 @@ async fn who_comes_without_a_proof_takes_nothing_from_who_had_one() {
     }
 }
 
+/// Rules for Unix sockets, over one: the first that matches decides, and without any a proof is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_local_clients_hold_over_a_real_socket() {
+    let (out, other) = (fresh_role("kept_out"), fresh_role("let_in"));
+    run(&format!("CREATE ROLE {out} LOGIN PASSWORD 'x'; CREATE ROLE {other} LOGIN PASSWORD 'x'"))
+        .await;
+    let socket = tempfile::tempdir().unwrap();
+    let more = format!(
+        "[[user]]\nname = \"{out}\"\npassword = \"x\"\n[[user]]\nname = \"{other}\"\npassword = \"x\"\n\
+         [[access]]\nfrom = \"local\"\nuser = \"{out}\"\nmethod = \"reject\"\n\
+         [[access]]\nfrom = \"local\"\nuser = \"app\"\nmethod = \"trust\"\n\
+         [[access]]\nfrom = \"loopback\"\nuser = \"{other}\"\nmethod = \"reject\"\n"
+    );
+    let options = ProxyOptions {
+        socket: Some(socket.path().to_owned()),
+        more: more.leak(),
+        ..Default::default()
+    };
+    let proxy = Proxy::start(shared_cluster(), &options).await;
+    let mut local = Config::new();
+    local.host_path(socket.path()).port(proxy.address.port()).dbname("app");
+    for (user, password, over_socket, over_tcp) in [
+        (out.as_str(), "x", Some("28000"), None),
+        (other.as_str(), "x", None, Some("28000")),
+        (other.as_str(), "wrong", Some("28P01"), Some("28000")),
+        ("app", "wrong", None, Some("28P01")),
+        ("app", "app", None, None),
+    ] {
+        for (place, config, expected) in
+            [("local", &local, over_socket), ("loopback", &proxy.config("app"), over_tcp)]
+        {
+            let told = enter_with(config, user, password).await.err();
+            let code = told.as_ref().map(|told| &told[..5]);
+            assert_eq!(code, expected, "{user} {password} {place}: {told:?}");
+        }
+    }
+}
+
+/// CVE-2025-2291 (PgBouncer): auth_query let in whose password had expired, for it did not look at VALID UNTIL.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2025_2291_a_password_that_has_expired_lets_nobody_in() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("lapsed");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'right' VALID UNTIL '2020-01-01'")).await;
+    let proxy = proxy_with(section).await;
+    let expected = format!("28P01 password authentication failed for user \"{role}\"");
+    for password in ["right", "wrong"] {
+        assert_eq!(enter(&proxy, &role, password, "app").await.err().as_ref(), Some(&expected));
+    }
+    run(&format!("ALTER ROLE {role} VALID UNTIL 'infinity'")).await;
+    await_until("it is good again", async || enter(&proxy, &role, "right", "app").await.is_ok())
+        .await;
+}
+
+/// CVE-2026-6667 (PgBouncer) was a way to end others' connections without the right to. Here the process id that a
+/// client is told stands for its session: who may not signal its role ends nothing by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn cve_2026_6667_nobody_ends_a_session_without_the_right_to() {
+    let role = fresh_role("meek");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'meek'")).await;
+    let proxy = proxy_with(format!("[[user]]\nname = \"{role}\"\npassword = \"meek\"")).await;
+    let meek = enter(&proxy, &role, "meek", "app").await.unwrap();
+    let victim = enter(&proxy, "app", "app", "app").await.unwrap();
+    let id = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0);
+    let harm = async |when: &str| {
+        for text in ["SELECT pg_terminate_backend($1)", "SELECT pg_cancel_backend($1)"] {
+            match meek.query_one(text, &[&id]).await {
+                Err(error) => {
+                    let code = error.as_db_error().map(|error| error.code().code().to_owned());
+                    assert_eq!(code.as_deref(), Some("42501"), "{text} {when}: {error}");
+                }
+                // No server could stand in for the session in time: nobody is there, as far as anybody knows.
+                Ok(row) => assert!(!row.get::<_, bool>(0), "{text} {when}"),
+            }
+        }
+    };
+    harm("while it has no server").await;
+    victim.simple_query("SELECT 1").await.expect("it goes on");
+    victim.batch_execute("BEGIN; CREATE TEMP TABLE t (n int)").await.unwrap();
+    harm("in a transaction").await;
+    victim.batch_execute("INSERT INTO t VALUES (1); ROLLBACK").await.expect("it goes on");
+    let (slept, ()) = tokio::join!(victim.simple_query("SELECT pg_sleep(2)"), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        harm("while a query runs").await;
+    });
+    slept.expect("it runs to its end");
+    let again = victim.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+    assert_eq!(again.get::<_, i32>(0), id);
+}
+
 /// A function as an operator would make it, and the role that may call it.
 async fn look_up_function() -> (String, String) {
     let looker = fresh_role("looker");

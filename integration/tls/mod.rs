@@ -239,6 +239,81 @@ async fn psql_in_every_sslmode() {
     }
 }
 
+/// A pure driver with rustls: each sslmode that it knows, in each mode of the proxy's, with the right roots and others.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokio_postgres_in_every_sslmode() {
+    use NodeTlsMode::{Require, VerifyCa, VerifyFull};
+    let directory = directory();
+    let authority = Authority::new(&directory, "authority");
+    let stranger = Authority::new(&directory, "stranger");
+    let identity = authority.sign("server", "localhost", &["localhost"]);
+    let without = start("").await;
+    let allowing = start(section("allow", &identity, "")).await;
+    let requiring = start(section("require", &identity, "")).await;
+    let (right, wrong) = (Some(authority.root.as_path()), Some(stranger.root.as_path()));
+    let (plain, encrypted) = (Ok(false), Ok(true));
+    let (only_tls, no_tls) = (Err("connection requires TLS"), Err("server does not support TLS"));
+    let unknown = Err("UnknownIssuer");
+    let name = Err("not valid for name");
+    for (mode, verify, root, host, expected) in [
+        (SslMode::Disable, Require, None, "localhost", [plain, plain, only_tls]),
+        (SslMode::Prefer, Require, None, "localhost", [plain, encrypted, encrypted]),
+        (SslMode::Prefer, VerifyFull, wrong, "localhost", [plain, unknown, unknown]),
+        (SslMode::Require, Require, None, "localhost", [no_tls, encrypted, encrypted]),
+        (SslMode::Require, VerifyCa, right, "other", [no_tls, encrypted, encrypted]),
+        (SslMode::Require, VerifyCa, wrong, "localhost", [no_tls, unknown, unknown]),
+        (SslMode::Require, VerifyFull, right, "localhost", [no_tls, encrypted, encrypted]),
+        (SslMode::Require, VerifyFull, right, "other", [no_tls, name, name]),
+        (SslMode::Require, VerifyFull, wrong, "localhost", [no_tls, unknown, unknown]),
+    ] {
+        for (proxy, expected) in [&without, &allowing, &requiring].into_iter().zip(expected) {
+            for binding in
+                [ChannelBinding::Prefer, ChannelBinding::Require, ChannelBinding::Disable]
+            {
+                let mut config = over_tls_to(host, proxy);
+                config.ssl_mode(mode).channel_binding(binding);
+                let heard = session(&config, connector(verify, root, None)).await;
+                let case = format!("{mode:?} {verify:?} {root:?} {host} {binding:?}");
+                match (heard, expected) {
+                    // What is to be bound to needs TLS.
+                    (Err(_), Ok(false)) if binding == ChannelBinding::Require => {}
+                    (Ok((client, _)), Ok(_)) => drop(client),
+                    (Err(error), Err(part)) => {
+                        let told = told(&error);
+                        assert!(told.contains(part), "{case}: {told}");
+                    }
+                    (heard, _) => panic!("{case}: {:?}, not {expected:?}", heard.map(|_| ())),
+                }
+            }
+        }
+    }
+}
+
+/// The same for another name of the host.
+fn over_tls_to(host: &str, proxy: &Proxy) -> Config {
+    let mut config = Config::new();
+    config
+        .host(host)
+        .hostaddr("127.0.0.1".parse().unwrap())
+        .port(proxy.address.port())
+        .user(APP)
+        .password(APP)
+        .dbname("app")
+        .connect_timeout(SOON);
+    config
+}
+
+/// An error with its causes.
+fn told(error: &tokio_postgres::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_replaced_without_dropping_anybody() {
     let directory = directory();

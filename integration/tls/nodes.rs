@@ -254,3 +254,42 @@ async fn nothing_goes_to_a_node_in_plain_text() {
     proxy.await_state(node.cluster.primary(), "up").await;
     client.batch_execute("SELECT 1").await.unwrap();
 }
+
+/// Roles are looked up over TLS as well, and a node that cannot prove itself is not asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_looked_up_over_tls() {
+    let node = own_offering().await;
+    let direct = node.cluster.primary().connect("postgres").await.unwrap();
+    direct.batch_execute("CREATE ROLE found LOGIN PASSWORD 'found'").await.unwrap();
+    let section = |root: &Path| {
+        format!(
+            "[node_tls]\nmode = \"verify-full\"\nroot = \"{}\"\n\
+             [auth_query]\nuser = \"postgres\"\npassword = \"postgres\"\ndatabase = \"postgres\"\n",
+            root.display()
+        )
+    };
+    let more = section(&node.authority.root).leak();
+    let proxy = Proxy::start(&node.cluster, &ProxyOptions { more, ..Default::default() }).await;
+    let mut config = proxy.config(APP);
+    config.user("found").password("found");
+    let (client, _) = session(&config, Connector::disabled()).await.expect("it is found");
+    let row = client.query_one("SELECT current_user::text", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), "found");
+    let asked = "SELECT count(*) FILTER (WHERE ssl), count(*) FILTER (WHERE NOT ssl) \
+                 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                 WHERE application_name = 'causeway auth_query'";
+    let row = direct.query_one(asked, &[]).await.unwrap();
+    assert!(row.get::<_, i64>(0) >= 1 && row.get::<_, i64>(1) == 0, "in plain text");
+
+    let more = section(&node.stranger.root).leak();
+    let options = ProxyOptions { more, ..Default::default() };
+    let lost = Proxy::spawn(&node.cluster, &options);
+    let mut config = lost.config(APP);
+    config.user("found").password("found");
+    await_until("it is refused, since nobody can be asked", async || {
+        let refused = session(&config, Connector::disabled()).await.err();
+        let refused = refused.and_then(|error| error.as_db_error().cloned());
+        refused.is_some_and(|report| report.code().code() == "57P03")
+    })
+    .await;
+}

@@ -1,7 +1,9 @@
 //! Real drivers' logins: tokio-postgres, and the exchange as libpq makes it.
 
+use causeway::auth::ServerSecret;
 use causeway::auth::credentials::Doom;
 use causeway::client::{Entered, HandshakeError, Welcome};
+use causeway::config::settings::{AccessRule, Method, Origin};
 use causeway::protocol::{ErrorReport, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -113,4 +115,57 @@ async fn an_offer_of_encryption_is_declined_and_the_login_goes_on() {
             .await
             .unwrap();
     driver.map(|_| ()).unwrap();
+}
+
+/// A rule may ask for md5: whose md5 hash is kept proves itself by it, and all others by SCRAM all the same.
+#[tokio::test]
+async fn clients_prove_themselves_by_md5_where_only_that_is_kept() {
+    for (user, password, method, expected) in [
+        ("old", "secret", Method::Md5, Ok("md5")),
+        ("old", "wrong", Method::Md5, Err("28P01")),
+        ("app", "secret", Method::Md5, Ok("scram")),
+        ("kept", "secret", Method::Md5, Ok("scram")),
+        ("app", "wrong", Method::Md5, Err("28P01")),
+        ("nobody", "secret", Method::Md5, Err("28P01")),
+        ("none", "secret", Method::Md5, Err("28P01")),
+        // Where SCRAM is asked for an md5 hash proves nobody.
+        ("old", "secret", Method::Scram, Err("28P01")),
+    ] {
+        let rule = AccessRule {
+            from: vec![Origin::Local],
+            users: Vec::new(),
+            databases: Vec::new(),
+            tls: None,
+            method,
+        };
+        let (client, task) = super::entrance_by(limits(), None, None, vec![rule]).await;
+        let server = async {
+            let Ok(Entered::Session(mut welcome)) = task.await.unwrap() else { return None };
+            let mut out = std::mem::take(&mut welcome.unsent);
+            write::ready_for_query(&mut out, b'I');
+            welcome.stream.write_all(&out).await.unwrap();
+            Some(welcome)
+        };
+        let config = config(user, password);
+        let both = async { tokio::join!(config.connect_raw(client, NoTls), server) };
+        let (driver, welcome) = timeout(HANG, both).await.expect("the login hangs");
+        let case = format!("{user} {password} {method:?}");
+        match expected {
+            Ok(by) => {
+                drop(driver.unwrap_or_else(|error| panic!("{case}: {error}")));
+                let secret = welcome.and_then(|welcome| welcome.secret);
+                let is_md5 = matches!(secret, Some(ServerSecret::Md5(_)));
+                assert_eq!(is_md5, by == "md5", "{case}: what it has shown opens servers");
+            }
+            Err(code) => {
+                let error = driver.err().unwrap_or_else(|| panic!("{case}: let in"));
+                assert_eq!(
+                    error.code().map(tokio_postgres::error::SqlState::code),
+                    Some(code),
+                    "{case}"
+                );
+                assert!(welcome.is_none(), "{case}");
+            }
+        }
+    }
 }

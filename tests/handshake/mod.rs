@@ -13,7 +13,9 @@ use bytes::BytesMut;
 use causeway::auth::verifier::{ITERATIONS, Verifier};
 use causeway::auth::{Credentials, Throttle};
 use causeway::client::{Entered, Entrance, HandshakeError, enter};
-use causeway::config::settings::{Address, Limits, Secret, TimeLimits, User, UserPassword};
+use causeway::config::settings::{
+    AccessRule, Address, Limits, Secret, TimeLimits, User, UserPassword,
+};
 use causeway::net::{PeerAddr, Stream};
 use causeway::protocol::ErrorReport;
 use causeway::server::{ConnectError, ServerLogin, connect};
@@ -53,6 +55,10 @@ fn credentials() -> Credentials {
         user("app", Some(UserPassword::Plain(Secret::new("secret")))),
         user("kept", Some(UserPassword::Verifier(Secret::new(verifier)))),
         user("none", None),
+        user(
+            "old",
+            Some(UserPassword::Md5(Secret::new(causeway::auth::md5::kept("old", "secret")))),
+        ),
         user("unicode", Some(UserPassword::Plain(Secret::new("I\u{ad}X\u{a0}\u{2168}")))),
     ];
     Credentials::from_users(&users, None).unwrap()
@@ -89,6 +95,15 @@ async fn entrance_over(
     closed: Option<ErrorReport>,
     tls: Option<Acceptor>,
 ) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
+    entrance_by(limits, closed, tls, Vec::new()).await
+}
+
+async fn entrance_by(
+    limits: Limits,
+    closed: Option<ErrorReport>,
+    tls: Option<Acceptor>,
+    access: Vec<AccessRule>,
+) -> (TcpStream, tokio::task::JoinHandle<Outcome>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
@@ -98,7 +113,7 @@ async fn entrance_over(
         let entrance = Entrance {
             credentials: &credentials,
             roles: None,
-            access: &[],
+            access: &access,
             peer: PeerAddr::Local,
             throttle: &throttle,
             limits: &limits,
