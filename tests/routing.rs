@@ -171,6 +171,8 @@ fn view(catalog: Option<&Catalog>) -> SessionView<'_> {
         application_name: "",
         search_path: None,
         route: None,
+        consistency: None,
+        max_lag: None,
         default_isolation_serializable: false,
         names_are_utf8: true,
         temp_names_possible: false,

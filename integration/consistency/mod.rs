@@ -42,6 +42,7 @@ mod cycles;
 mod faults;
 mod ground;
 mod history;
+mod levels;
 mod lists;
 mod mutants;
 mod promises;

@@ -190,6 +190,8 @@ impl<'a> Explainer<'a> {
             application_name: &self.arguments.application_name,
             search_path: None,
             route: None,
+            consistency: None,
+            max_lag: None,
             default_isolation_serializable: false,
             names_are_utf8: true,
             temp_names_possible: false,

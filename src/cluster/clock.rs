@@ -251,8 +251,9 @@ impl Clock {
         std::mem::take(&mut self.questions.lock())
     }
 
-    /// The node has answered. Ticks come in the order in which they were sent.
-    pub(super) fn push(&self, mut tick: Tick) {
+    /// The node has answered. Ticks come in the order in which they were sent. Public for tests and for
+    /// [`super::Cluster::fixed`].
+    pub fn push(&self, mut tick: Tick) {
         let mut inner = self.inner.lock();
         if mutant::is(Mutant::StaleWatermark)
             && let Some(last) = inner.ticks.back()
@@ -282,12 +283,6 @@ impl Clock {
         });
     }
 
-    /// What the node would have answered.
-    #[cfg(test)]
-    pub(crate) fn push_for_test(&self, tick: Tick) {
-        self.push(tick);
-    }
-
     /// The node cannot be asked: nobody gets an answer.
     pub(super) fn stopped(&self) {
         self.questions.lock().clear();
@@ -307,6 +302,14 @@ impl Tick {
             connected,
             sent,
         }
+    }
+
+    /// A primary's, where every transaction below `xid` has ended and none has begun after.
+    #[must_use]
+    pub fn of_primary(position: Lsn, xid: u64, connected: Instant, sent: Instant) -> Self {
+        let snapshot = Snapshot { xmin: xid, xmax: xid, running: Box::default() };
+        let role = Role::Primary;
+        Self { role, position, bound: position, snapshot, next_xid: xid, connected, sent }
     }
 
     /// How old it is.

@@ -3,6 +3,8 @@
 //! Pure: the same script and the same [`Asked`] give the same decision. Default deny: a statement
 //! goes to a replica only if every part of it is known to be safe there.
 
+use std::time::Duration;
+
 use super::decision::{Decision, Reason, Target};
 use super::facts::judge;
 use super::learned::LearnedShapes;
@@ -29,6 +31,10 @@ pub struct Asked<'a> {
     pub search_path: Option<&'a str>,
     /// `SET causeway.route`.
     pub route: Option<RouteHint>,
+    /// `SET causeway.consistency`.
+    pub consistency: Option<Consistency>,
+    /// `SET causeway.max_lag`.
+    pub max_lag: Option<Duration>,
     /// `[[routing.rule]]`.
     pub rules: &'a CompiledRules,
     /// Shapes that a replica has refused.
@@ -128,9 +134,9 @@ fn settle(
         decision.consistency = rule.consistency;
     }
     let hints = &script.hints;
-    decision.max_lag = hints.max_lag.or(decision.max_lag);
+    decision.max_lag = hints.max_lag.or(asked.max_lag).or(decision.max_lag);
     let hinted = hints.consistency.as_deref().and_then(consistency_of);
-    decision.consistency = hinted.or(decision.consistency);
+    decision.consistency = hinted.or(asked.consistency).or(decision.consistency);
 
     let wish = wish(hints.route, asked.route, matched);
     let learned = || asked.learned.contains(asked.database, script.shape);

@@ -345,20 +345,28 @@ impl Decision {
         self
     }
 
-    /// What serves both `self` and `other` when they must run on one server, as the statements of
-    /// a pipeline must: the primary unless each may go to a replica; the tighter lag, the stricter
-    /// level. Session and proxy statements add nothing of their own.
+    /// The same, where no hint and no rule says otherwise, at this level and within this lag.
+    #[must_use]
+    pub fn unless_said(mut self, consistency: Consistency, max_lag: Option<Duration>) -> Self {
+        self.consistency = self.consistency.or(Some(consistency));
+        self.max_lag = self.max_lag.or(max_lag);
+        self
+    }
+
+    /// What serves both `self` and what comes after it, `other`, when they must run on one server, as the
+    /// statements of a pipeline must: the primary unless each may go to a replica; the tighter lag, the
+    /// stricter level. The reason is the first one for the primary if nothing came before it.
     #[must_use]
     pub fn strictest(self, other: Self) -> Self {
-        let firm = |decision: &Self| matches!(decision.target, Target::Primary);
-        let mut both = if firm(&self) || !matches!(other.target, Target::Primary | Target::Replica)
-        {
-            self
-        } else if firm(&other) || !matches!(self.target, Target::Replica) {
-            other
-        } else {
-            self
+        let mut both = match (self.target, other.target) {
+            // What belongs to the session goes to the primary, where what reads can follow.
+            (Target::Primary, _)
+            | (Target::Session, Target::Session)
+            | (Target::Replica | Target::Session, Target::Replica)
+            | (Target::Proxy, Target::Proxy) => self,
+            _ => self.turned(Target::Primary, Reason::PipelineStrictest),
         };
+        both.rule = self.rule.or(other.rule);
         both.max_lag = match (self.max_lag, other.max_lag) {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
@@ -421,16 +429,32 @@ mod tests {
         let read = Decision::replica(Reason::Read);
         let write = Decision::primary(Reason::Write);
         let set = Decision::new(Target::Session, Reason::Set);
-        assert_eq!(read.strictest(write).reason, Reason::Write);
-        assert_eq!(write.strictest(read).reason, Reason::Write);
-        assert_eq!(set.strictest(read).reason, Reason::Read);
-        assert_eq!(read.strictest(set).reason, Reason::Read);
-        assert_eq!(set.strictest(write).target, Target::Primary);
+        let show = Decision::new(Target::Proxy, Reason::ProxyShow);
+        let strictest = Reason::PipelineStrictest;
+        for (first, second, target, reason) in [
+            (read, read, Target::Replica, Reason::Read),
+            (read, write, Target::Primary, strictest),
+            (write, read, Target::Primary, Reason::Write),
+            (set, read, Target::Session, Reason::Set),
+            (read, set, Target::Primary, strictest),
+            (set, write, Target::Primary, strictest),
+            (show, show, Target::Proxy, Reason::ProxyShow),
+            (show, write, Target::Primary, strictest),
+            (show, read, Target::Primary, strictest),
+            (show, set, Target::Primary, strictest),
+        ] {
+            let both = first.strictest(second);
+            assert_eq!((both.target, both.reason), (target, reason), "{first:?} {second:?}");
+        }
         let tight = Decision { max_lag: Some(Duration::from_millis(5)), ..read };
         let loose = Decision { max_lag: Some(Duration::from_secs(5)), ..read };
         assert_eq!(loose.strictest(tight).max_lag, tight.max_lag);
         let global = Decision { consistency: Some(Consistency::Global), ..read };
         assert_eq!(read.strictest(global).consistency, Some(Consistency::Global));
+        let eventual = Decision { consistency: Some(Consistency::Eventual), ..read };
+        assert_eq!(global.strictest(eventual).consistency, Some(Consistency::Global));
+        let said = eventual.strictest(read.unless_said(Consistency::Session, None));
+        assert_eq!(said.consistency, Some(Consistency::Session), "the default is stricter");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
@@ -10,7 +11,7 @@ use super::decision::Decision;
 use super::learned::LearnedShapes;
 use super::rules::{CompiledRules, SafeFunctions};
 use crate::catalog::Catalog;
-use crate::config::settings::{self, TimeLimits};
+use crate::config::settings::{self, Consistency, TimeLimits};
 use crate::sql::statement::{Hints, RouteHint, Script};
 
 /// Decisions remembered.
@@ -45,6 +46,10 @@ pub struct SessionView<'a> {
     pub search_path: Option<&'a str>,
     /// `SET causeway.route`
     pub route: Option<RouteHint>,
+    /// `SET causeway.consistency`
+    pub consistency: Option<Consistency>,
+    /// `SET causeway.max_lag`
+    pub max_lag: Option<Duration>,
     /// `default_transaction_isolation` is serializable.
     pub default_isolation_serializable: bool,
     /// `client_encoding` is UTF8.
@@ -114,6 +119,8 @@ impl Router {
             application_name: view.application_name,
             search_path: view.search_path,
             route: view.route,
+            consistency: view.consistency,
+            max_lag: view.max_lag,
             rules: &self.rules,
             learned: &self.learned,
             safe_functions: &self.safe_functions,
@@ -155,7 +162,7 @@ impl Router {
             view.user,
             application,
             view.search_path,
-            view.route,
+            (view.route, view.consistency, view.max_lag),
             view.default_isolation_serializable,
             view.names_are_utf8,
             view.temp_names_possible,

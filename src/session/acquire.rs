@@ -38,9 +38,16 @@ impl Session {
         decision: &mut Decision,
         now: Instant,
     ) -> Result<NodeId, Failure> {
+        self.passed = false;
         if let Some(lease) = &self.lease {
-            self.entry.slot.served(&lease.identity);
             let node = lease.identity.node;
+            let idle = lease.responses.status() == b'I';
+            if idle && !self.on_replica && self.may_be_ahead(decision) {
+                Box::pin(self.catch_up(node, decision, now)).await?;
+            }
+            if let Some(lease) = &self.lease {
+                self.entry.slot.served(&lease.identity);
+            }
             self.count_served(node, self.on_replica);
             return Ok(node);
         }
@@ -59,11 +66,20 @@ impl Session {
                 continue;
             };
             let keeps = keeps(self.level(decision));
-            if keeps && !on_replica && self.held.sight.has_seen() {
-                Box::pin(self.pass_barrier(node, deadline)).await?;
+            if keeps && !on_replica {
+                if self.held.sight.has_seen() {
+                    Box::pin(self.pass_barrier(node, deadline)).await?;
+                }
+                self.passed = true;
             }
             match self.lease_from(node).await {
-                Ok(lease) if on_replica && keeps && !self.proves(&lease, &mut patience).await? => {
+                Ok(lease)
+                    if on_replica
+                        && keeps
+                        && !self
+                            .proves(lease.identity.node, lease.opened_at, &mut patience)
+                            .await? =>
+                {
                     lease.give_back(self.shared.cluster.topology().node(node).epoch);
                     self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
                 }
@@ -75,6 +91,8 @@ impl Session {
                     self.entry.slot.served(&lease.identity);
                     self.lease = Some(lease);
                     self.on_replica = on_replica;
+                    self.global = self.level(decision) == Consistency::Global;
+                    self.settled = false;
                     self.count_served(node, on_replica);
                     if on_replica && !keeps {
                         let topology = self.shared.cluster.load();
@@ -91,6 +109,27 @@ impl Session {
                 Err(failure) => return Err(self.stop_waiting(failure)),
             }
         }
+    }
+
+    /// Whether a session that keeps its server on the primary may have seen more than the primary shows: by its key, or
+    /// at level `eventual` before it came there.
+    fn may_be_ahead(&self, decision: &Decision) -> bool {
+        let ahead = self.held.key.is_some() || self.held.sight.has_seen();
+        ahead && keeps(self.level(decision))
+    }
+
+    /// What comes before a request that needs no server from a pool, but is none of a transaction either.
+    async fn catch_up(
+        &mut self,
+        node: NodeId,
+        decision: &Decision,
+        now: Instant,
+    ) -> Result<(), Failure> {
+        self.look_back(self.level(decision), now);
+        let deadline = now + self.eyes.rules.settings.pool.wait;
+        let passed = self.pass_barrier(node, deadline).await;
+        self.passed = passed.is_ok();
+        passed.map_err(|failure| self.stop_waiting(failure))
     }
 
     /// Whether a request would wait for a primary of which nobody knows yet whether it needs one: there is
@@ -195,6 +234,7 @@ impl Session {
         let primary = primary.filter(|node| !failed.contains(node));
         if primary.is_none()
             && self.machine.may_stand_in(decision)
+            && (level != Consistency::Primary || sees_nothing(decision.reason))
             && let Some(node) = self.pick(decision, failed, keeps(level), now)
         {
             return Ok(Some((node, true)));
@@ -261,13 +301,18 @@ impl Session {
         replicas.filter(|node| self.may_serve(node, decision, failed)).map(|node| node.id).collect()
     }
 
+    /// Whether a replica lags no more than a read allows.
+    pub(super) fn is_within(&self, node: &NodeView, decision: &Decision) -> bool {
+        let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
+        max_lag.is_none_or(|most| node.lag.is_some_and(|lag| lag <= most))
+    }
+
     /// Whether a replica may serve a read under the limits that hold for it.
     fn may_serve(&self, node: &NodeView, decision: &Decision, failed: &[NodeId]) -> bool {
         let rules = self.eyes.rules.router.rules();
-        let max_lag = decision.max_lag.or(self.eyes.options.max_lag);
         !failed.contains(&node.id)
             && !self.lost_on.contains(&node.id)
-            && max_lag.is_none_or(|most| node.lag.is_some_and(|lag| lag <= most))
+            && self.is_within(node, decision)
             && decision.rule.is_none_or(|rule| rules.prefers(rule, node))
     }
 
@@ -333,6 +378,11 @@ impl Session {
             }
         }
     }
+}
+
+/// Whether what is decided so reads nothing of the database.
+fn sees_nothing(reason: Reason) -> bool {
+    matches!(reason, Reason::Set | Reason::Reset | Reason::Show)
 }
 
 /// Waits for one server to come back: what is asked for is on no other. Whoever has it soon gives it

@@ -302,6 +302,11 @@ impl Machine {
         server: &mut ServerConn,
     ) {
         match effect {
+            SessionEffect::Set { name, local: true, to_default }
+                if name.starts_with("causeway.") =>
+            {
+                self.settings.set_local(name, (!to_default).then(|| text.clone()));
+            }
             SessionEffect::Set { name, local: true, .. } => self.settings.touch(name),
             SessionEffect::Set { name, .. } if is_transaction_mode(name) => {}
             SessionEffect::Reset(name) | SessionEffect::Set { name, to_default: true, .. } => {

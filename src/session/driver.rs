@@ -51,6 +51,7 @@ pub enum Left {
 
 /// One client, from its login to its end.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one session")]
 pub struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) worker: usize,
@@ -63,6 +64,12 @@ pub struct Session {
     pub(super) limits: Limits,
     /// The leased server is a replica.
     pub(super) on_replica: bool,
+    /// The request under way has passed the barrier, or had none to pass.
+    pub(super) passed: bool,
+    /// The transaction on a replica has all that was acknowledged to anybody when it was asked for.
+    pub(super) global: bool,
+    /// It has one snapshot: what is asked for later does not change what it sees.
+    pub(super) settled: bool,
     /// Replicas that the request under way has been lost on: it is not tried there again, for the
     /// other idle servers of a node that died are as dead.
     pub(super) lost_on: SmallVec<[NodeId; 4]>,
@@ -107,6 +114,9 @@ impl Session {
             entry,
             limits,
             on_replica: false,
+            passed: false,
+            global: false,
+            settled: false,
             lost_on: SmallVec::new(),
             refusal: None,
             ran: None,
@@ -181,7 +191,7 @@ impl Session {
     /// The next request, whole. While the client is silent the leased server is listened to, if
     /// there is one.
     async fn next_request(&mut self, post: &Post) -> Result<Request, SessionEnd> {
-        if self.eyes.miss(self.machine.settings.current()) {
+        if self.eyes.miss(self.machine.settings.effective()) {
             self.look();
         }
         if self.eyes.timed || self.deadlines.is_some() {
@@ -262,7 +272,7 @@ impl Session {
 
     /// Looks again at all that the session's eyes see.
     pub(super) fn look(&mut self) {
-        if self.eyes.renew(self.machine.settings.current(), self.machine.names_are_utf8()) {
+        if self.eyes.renew(self.machine.settings.effective(), self.machine.names_are_utf8()) {
             self.adopt_options();
         }
     }
@@ -287,6 +297,9 @@ impl Session {
                 Step::Consult(question) => Box::pin(self.consult(question)).await,
                 Step::Exchange(decision) if self.is_undecided(&decision) => {
                     Box::pin(self.await_catalog(began)).await
+                }
+                Step::Exchange(decision) if self.falls_behind(&decision) => {
+                    Box::pin(self.keep_up(&decision, began)).await
                 }
                 _ => break,
             };

@@ -170,6 +170,12 @@ impl Eyes {
         self.rules.router.times(script, &self.view())
     }
 
+    /// The level and the lag of a decision, where no hint and no rule says.
+    fn at_level(&self, decision: Decision) -> Decision {
+        let level = self.options.consistency.unwrap_or(self.rules.settings.routing.consistency);
+        decision.unless_said(level, self.options.max_lag)
+    }
+
     fn view(&self) -> SessionView<'_> {
         SessionView {
             catalog: self.catalog.catalog(),
@@ -178,6 +184,8 @@ impl Eyes {
             application_name: &self.options.application_name,
             search_path: self.options.search_path.as_deref(),
             route: self.options.route,
+            consistency: self.options.consistency,
+            max_lag: self.options.max_lag,
             default_isolation_serializable: self.options.serializable,
             names_are_utf8: self.names_are_utf8,
             // A session that has any is pinned, and not asked about.
@@ -196,7 +204,11 @@ impl Judge for Eyes {
     }
 
     fn decide(&self, script: &Arc<Script>) -> Decision {
-        self.rules.router.decide_under(self.circumstances, script, &self.view())
+        self.at_level(self.rules.router.decide_under(self.circumstances, script, &self.view()))
+    }
+
+    fn primary(&self, reason: Reason) -> Decision {
+        self.at_level(Decision::primary(reason))
     }
 
     fn is_serializable(&self) -> bool {

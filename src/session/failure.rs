@@ -124,6 +124,9 @@ pub enum Failure {
     /// The primary does not show in time what a replica has shown.
     #[error("the primary does not show yet what a replica has shown")]
     NotYetVisible,
+    /// The replica of an open transaction does not have in time what it is asked for in the middle.
+    #[error("the transaction's replica is behind what it must not fall behind")]
+    Behind,
     /// Too many wait for a server already.
     #[error("too many wait for a server")]
     QueueFull {
@@ -148,7 +151,7 @@ impl Failure {
     #[must_use]
     pub fn again(&self, last: &Decision) -> Option<Decision> {
         match self {
-            Self::Refused(_) => Some(Decision::primary(Reason::ReplicaRefused)),
+            Self::Refused(_) => Some(last.turned(Target::Primary, Reason::ReplicaRefused)),
             Self::ServerLost if last.target == Target::Replica => {
                 Some(Decision { reason: Reason::ReplicaLost, ..*last })
             }
@@ -213,6 +216,15 @@ impl Failure {
                  for its synchronous standbys.",
             )
             .with_hint("The statement might succeed if retried."),
+            Self::Behind => ErrorReport::error(
+                "40001",
+                "could not serialize access: the replica of this transaction is behind what it must show",
+            )
+            .with_detail(
+                "The transaction was asked in its middle for more than it began with, and cannot go on \
+                 at another node, for it has a cursor or what else only its server has.",
+            )
+            .with_hint("The transaction might succeed if retried."),
             Self::Busy { size, waited } => ErrorReport::error(
                 "53300",
                 format!("no server became free within {}", humantime::format_duration(*waited)),

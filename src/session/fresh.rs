@@ -18,7 +18,6 @@ use super::step::Question;
 use crate::cluster::mutant::{self, Mutant};
 use crate::cluster::{Lsn, NodeId, Role, Topology};
 use crate::config::settings::Consistency;
-use crate::pool::Lease;
 use crate::protocol::ErrorReport;
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
@@ -29,8 +28,8 @@ pub(super) struct Held {
     pub(super) sight: Sight,
     /// `causeway.session_key`
     pub(super) key: Option<Arc<super::keys::Key>>,
-    /// What of `causeway.after_lsn` was taken over.
-    pub(super) after: Option<Lsn>,
+    /// What of `causeway.after_lsn` was taken over; 0 if nothing.
+    pub(super) after: Lsn,
 }
 
 /// How long a request waits for replicas. To know what is required and what is there takes a round
@@ -54,7 +53,7 @@ impl Patience {
             return self.deadline;
         }
         let catchup = self.catchup;
-        *self.until.get_or_insert_with(|| Instant::now() + catchup)
+        *self.until.get_or_insert_with(|| Instant::from(tokio::time::Instant::now()) + catchup)
     }
 }
 
@@ -230,28 +229,28 @@ impl Session {
         worth
     }
 
-    /// Sees that a leased replica server has what the session must not fall behind. False if that
-    /// could not be known in time.
+    /// Sees that a replica, at a server that was opened then and is leased, has what the session must not
+    /// fall behind. False if that could not be known in time.
     pub(super) async fn proves(
         &mut self,
-        lease: &Lease,
+        node: NodeId,
+        opened: Instant,
         patience: &mut Patience,
     ) -> Result<bool, Failure> {
-        if self.has_proof(lease) {
+        if self.has_proof(node, opened) {
             return Ok(true);
         }
         let began = Instant::now();
-        let proved = Box::pin(self.prove(lease, patience)).await;
+        let proved = Box::pin(self.prove(node, opened, patience)).await;
         self.shared.metrics.catchup.observe(began.elapsed());
         proved
     }
 
     /// Whether it is known already.
-    fn has_proof(&mut self, lease: &Lease) -> bool {
+    pub(super) fn has_proof(&mut self, node: NodeId, opened: Instant) -> bool {
         self.follow_history();
         let topology = self.shared.cluster.load();
         self.held.sight.resolve(&topology);
-        let (node, opened) = (lease.identity.node, lease.opened_at);
         let proof = self.held.sight.proof(node, opened, &topology);
         if let Some(had) = proof {
             let when = Span::at(Instant::now());
@@ -260,11 +259,15 @@ impl Session {
         proof.is_some()
     }
 
-    async fn prove(&mut self, lease: &Lease, patience: &mut Patience) -> Result<bool, Failure> {
-        let (node, opened) = (lease.identity.node, lease.opened_at);
+    async fn prove(
+        &mut self,
+        node: NodeId,
+        opened: Instant,
+        patience: &mut Patience,
+    ) -> Result<bool, Failure> {
         let wake = Arc::new(Notify::new());
         loop {
-            if self.has_proof(lease) {
+            if self.has_proof(node, opened) {
                 return Ok(true);
             }
             let topology = self.shared.cluster.topology();
@@ -333,7 +336,7 @@ impl Session {
             if self.on_replica {
                 self.held.sight.on_answer(node, now);
             } else {
-                self.held.sight.on_primary(node, now, keeps, &topology);
+                self.held.sight.on_primary(node, now, self.passed, &topology);
                 // The next read will need to know. What a replica showed only those need to know who
                 // leave it, and they ask.
                 if keeps && topology.eligible_replicas().next().is_some() {
@@ -375,13 +378,12 @@ impl Session {
             .session_key
             .as_deref()
             .map(|name| self.shared.keys.key(&self.account.database, name));
-        if options.after_lsn != self.held.after {
-            self.held.after = options.after_lsn;
-            if let Some(after) = options.after_lsn {
-                // It is a position on the timeline of now.
-                self.follow_history();
-                self.held.sight.raise(after, &self.shared.cluster.load());
-            }
+        let after = options.after_lsn;
+        if after != self.held.after {
+            self.held.after = after;
+            // It is a position on the timeline of now.
+            self.follow_history();
+            self.held.sight.raise(after, &self.shared.cluster.load());
         }
     }
 
@@ -444,7 +446,7 @@ impl Session {
     }
 }
 
-/// Whether a level promises more than `eventual`, on replicas.
+/// Whether a level promises more than `eventual`: what the session has seen before, wherever it is served.
 pub(super) fn keeps(level: Consistency) -> bool {
-    matches!(level, Consistency::Session | Consistency::Global)
+    level != Consistency::Eventual
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::routing::Decision;
+use crate::routing::{Decision, Reason};
 use crate::sql::Script;
 use crate::sql::statement::Lexis;
 
@@ -11,8 +11,13 @@ pub trait Judge {
     /// The facts of a text.
     fn script(&self, text: &[u8], lexis: Lexis) -> Arc<Script>;
 
-    /// Where a text with these facts goes, taken alone and outside of a transaction.
+    /// Where a text with these facts goes, taken alone and outside of a transaction, and at which level.
     fn decide(&self, script: &Arc<Script>) -> Decision;
+
+    /// The primary, for this reason, at the level of a text that says nothing of it.
+    fn primary(&self, reason: Reason) -> Decision {
+        Decision::primary(reason)
+    }
 
     /// Whether transactions are SERIALIZABLE unless they say otherwise, as far as the session has said so.
     fn is_serializable(&self) -> bool {

@@ -26,7 +26,7 @@ use super::statements::{Prepared, Shared, Statements};
 use super::step::{Book, Disturbance, Disturbances, Portal, Question, Step};
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
-use crate::protocol::write;
+use crate::protocol::{ErrorReport, write};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::server::Identity;
@@ -81,6 +81,8 @@ pub struct Machine {
     pub furthest: Option<Lsn>,
     /// What the session must not fall behind, for the request under way, if that was asked.
     pub position: Option<Lsn>,
+    /// It was laid for a request before.
+    shows_position: bool,
     /// It is to be lent to the server inside a transaction, as `causeway.lsn`.
     pub(super) lends_position: bool,
     /// What is answered without a server.
@@ -132,6 +134,7 @@ impl Machine {
             judged: SmallVec::new(),
             furthest: None,
             position: None,
+            shows_position: false,
             lends_position: false,
             reply: BytesMut::new(),
             lexis: Lexis::default(),
@@ -241,6 +244,7 @@ impl Machine {
         self.judged.clear();
         self.asks =
             Asks { goes_on: matches!(request.end, End::Flush | End::Overflow), ..Asks::default() };
+        self.forget_position();
         self.failed = match &self.phase {
             Phase::Held(begun) => begun.failed,
             _ => server_status == Some(b'E'),
@@ -262,24 +266,28 @@ impl Machine {
             if self.pipeline_leaves(request, buffer, server_status, judge) {
                 return Step::Consult(Question::Leaving);
             }
-            return Step::Exchange(bound);
+            return match self.judge_bound(bound, request, buffer, judge) {
+                Ok(decision) => Step::Exchange(decision),
+                Err(step) => step,
+            };
         }
         Step::Exchange(match request.end {
-            End::FunctionCall => Decision::primary(Reason::FunctionCall),
+            End::FunctionCall => judge.primary(Reason::FunctionCall),
             End::Flush => match self.judge_pipeline(request, buffer, judge) {
                 // Where it goes is settled, but not what it needs there.
                 Ok(so_far) => {
                     self.asks.reads_so_far = so_far.target == Target::Replica;
-                    Decision::primary(Reason::PipelineCutByFlush)
+                    let cut = judge.primary(Reason::PipelineCutByFlush);
+                    so_far.strictest(cut).turned(cut.target, cut.reason)
                 }
                 Err(step) => return step,
             },
             End::Overflow if request.frames.is_empty() => {
                 self.suspect = true;
                 self.suspicion.opaque = true;
-                Decision::primary(Reason::StatementTooLarge)
+                judge.primary(Reason::StatementTooLarge)
             }
-            End::Overflow => Decision::primary(Reason::PipelineTooLarge),
+            End::Overflow => judge.primary(Reason::PipelineTooLarge),
             _ => match self.judge_pipeline(request, buffer, judge) {
                 Ok(decision) => decision,
                 Err(step) => return step,
@@ -331,7 +339,7 @@ impl Machine {
             write::message(&mut self.reply, b'I', |_| ());
             return self.answered(Target::Proxy, Reason::EmptyQuery);
         }
-        if let Some(step) = self.show_position(&script) {
+        if let Some(step) = self.show_position(&script, false) {
             return step;
         }
         if let Some(only) = only
@@ -350,7 +358,10 @@ impl Machine {
             }
         }
         let decision = match (decision, &self.phase) {
-            (Some(decision), _) => decision,
+            // The primary's own transaction is as fresh as it was when it began.
+            (Some(bound), _) if bound.reason == Reason::InTransaction => bound,
+            (Some(bound), _) if !self.ascii_safe => judge.primary(bound.reason),
+            (Some(bound), _) => judge.decide(&effective).turned(bound.target, bound.reason),
             (None, Phase::Held(begun)) => self.judge_transaction(begun.modes, &effective, judge),
             (None, _) => judge.decide(&effective),
         };
@@ -384,24 +395,38 @@ impl Machine {
             Fault::Unknown => return Some(Step::Consult(Question::Furthest)),
             Fault::Refused(report) => report,
         };
+        Some(self.refused(&report, Reason::ProxySet))
+    }
+
+    /// A request is refused before anything of it has run.
+    fn refused(&mut self, report: &ErrorReport, reason: Reason) -> Step {
         report.encode(&mut self.reply);
         self.asks.refused = true;
         if matches!(self.phase, Phase::Held(_)) {
             self.phase = Phase::Lost { untold: None };
         }
-        Some(self.answered(Target::Proxy, Reason::ProxySet))
+        self.answered(Target::Proxy, reason)
     }
 
-    /// `SHOW causeway.lsn` shows what is laid on the server for it just before.
-    pub(super) fn show_position(&mut self, script: &Script) -> Option<Step> {
+    /// `SHOW causeway.lsn` shows what is laid on the server for it just before: of a request, it shows what was
+    /// before it. `follows`: something has come before this in the request that may see or write data.
+    pub(super) fn show_position(&mut self, script: &Script, follows: bool) -> Option<Step> {
         let shows = |one: &Statement| one.shown.as_deref() == Some(options::LSN);
-        if !script.statements.iter().any(shows) {
-            return None;
+        let at = script.statements.iter().position(shows)?;
+        let before = &script.statements[..at];
+        let open = matches!(self.phase, Phase::Open { .. });
+        if !open && (follows || before.iter().any(relocation::sees)) {
+            let message = format!("SHOW {} must be the first of its request", options::LSN);
+            let report = ErrorReport::error("0A000", message)
+                .with_detail("It would not cover what is done before it in the same request.")
+                .with_hint("Send it by itself, after the answer.");
+            return Some(self.refused(&report, Reason::ProxyShow));
         }
         let Some(position) = self.position else {
             return Some(Step::Consult(Question::Position));
         };
         let statement = statement_for(options::LSN, position.to_string());
+        self.shows_position = true;
         match &mut self.phase {
             Phase::Open { .. } => self.lends_position = true,
             // What was set since BEGIN is not committed.
@@ -414,6 +439,15 @@ impl Machine {
             }
         }
         None
+    }
+
+    /// What was shown once is not shown again: a statement that is not seen to ask for it is shown nothing.
+    fn forget_position(&mut self) {
+        if self.shows_position && matches!(self.phase, Phase::Idle) {
+            self.shows_position = false;
+            self.settings.reset(options::LSN);
+            self.settings.end_transaction(true);
+        }
     }
 
     /// Answers what needs no server: the beginning of a transaction (which is held back), the end

@@ -2,7 +2,7 @@
 //!
 //! Pure: [`machine`], [`phase`], [`step`], [`asks`], [`fields`], [`pipeline`], [`compose`], [`bind`], [`settings`], [`statements`],
 //! [`pins`], [`options`], [`sight`]. With sockets: [`driver`], [`attempt`], [`recovery`], [`relocation`], [`signal`], [`deadlines`], [`disturb`],
-//! [`acquire`], [`fresh`], [`relay`], [`audit`], [`greet`], [`registry`]; on another thread: [`study`].
+//! [`acquire`], [`fresh`], [`keep_up`], [`relay`], [`audit`], [`greet`], [`registry`]; on another thread: [`study`].
 
 pub mod acquire;
 mod asks;
@@ -21,6 +21,7 @@ mod fields;
 mod fresh;
 pub mod greet;
 pub mod judge;
+mod keep_up;
 pub mod keys;
 mod lend;
 mod lost;

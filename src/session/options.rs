@@ -37,8 +37,8 @@ pub struct Options {
     pub max_lag: Option<Duration>,
     /// `causeway.explain`
     pub explain: bool,
-    /// `causeway.after_lsn`
-    pub after_lsn: Option<Lsn>,
+    /// `causeway.after_lsn`; 0 where it is not set.
+    pub after_lsn: Lsn,
     /// `causeway.session_key`
     pub session_key: Option<Box<str>>,
     /// `search_path`
@@ -67,7 +67,7 @@ impl Options {
             consistency: own("causeway.consistency").and_then(|value| consistency_of(&value)),
             max_lag: own("causeway.max_lag").and_then(|value| duration(&value)),
             explain: own("causeway.explain").is_some_and(|value| is_on(&value)),
-            after_lsn: value(AFTER_LSN).and_then(|value| value.parse().ok()),
+            after_lsn: value(AFTER_LSN).and_then(|value| value.parse().ok()).unwrap_or_default(),
             session_key: kept("causeway.session_key").filter(|key| !key.is_empty()),
             search_path: kept("search_path"),
             application_name: kept("application_name").unwrap_or_default(),

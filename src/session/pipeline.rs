@@ -13,16 +13,18 @@ use super::fields::{bind_fields, parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::executes_only;
 use super::machine::Machine;
+use super::options::LSN;
 use super::phase::{Begun, Phase};
 use super::signal::Signal;
 use super::step::Step;
+use super::texts::{Runs, Texts};
 use super::{relocation, sequences};
 use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
 use crate::sql::Script;
 use crate::sql::is_transaction_mode;
-use crate::sql::statement::{Isolation, Modes, Name, SessionEffect, Statement, Transaction};
+use crate::sql::statement::{Hints, Isolation, Modes, Name, SessionEffect, Statement, Transaction};
 
 /// Statements that cannot run while a database has servers, or that change what servers begin with, or
 /// who may open them.
@@ -51,6 +53,7 @@ impl Machine {
         // What was parsed on the way was judged there.
         let mut parsed: SmallVec<[(&[u8], Frame); 2]> = SmallVec::new();
         let mut sees = request.end != End::Sync;
+        let mut follows = false;
         for frame in &request.frames {
             let body = frame.body(buffer);
             let script = match frame.kind {
@@ -66,7 +69,7 @@ impl Machine {
                         parsed.push((name, *frame));
                         script
                     }
-                    None => return Ok(Decision::primary(Reason::NotUnderstood)),
+                    None => return Ok(judge.primary(Reason::NotUnderstood)),
                 },
                 b'B' | b'D' => {
                     let name = match frame.kind {
@@ -75,7 +78,7 @@ impl Machine {
                         _ => continue,
                     };
                     let Some(name) = name else {
-                        return Ok(Decision::primary(Reason::NotUnderstood));
+                        return Ok(judge.primary(Reason::NotUnderstood));
                     };
                     match parsed.iter().rev().find(|(known, _)| *known == name) {
                         // Of several that are parsed the one that is bound begins.
@@ -100,11 +103,13 @@ impl Machine {
                 }
                 continue;
             }
-            if let Some(step) = self.show_position(&script) {
+            if let Some(step) = self.show_position(&script, follows) {
                 return Err(step);
             }
             let script = self.effective(&script);
-            sees = sees || modes.is_some() && relocation::sees_data(&script);
+            let sees_data = relocation::sees_data(&script);
+            follows |= sees_data;
+            sees = sees || modes.is_some() && sees_data;
             self.note_reads(&script, judge);
             if frame.kind == b'P' {
                 self.note_absent(&script, body);
@@ -113,19 +118,12 @@ impl Machine {
                 Some(modes) => self.judge_transaction(modes, &script, judge),
                 None => judge.decide(&script),
             };
-            verdict = Some(match verdict {
-                None => one,
-                Some(first) if first.target == Target::Replica => match one.target {
-                    Target::Replica => first,
-                    _ => Decision::primary(Reason::PipelineStrictest),
-                },
-                Some(first) => first,
-            });
+            verdict = Some(verdict.map_or(one, |before| before.strictest(one)));
         }
         self.asks.sees_nothing = !sees;
         Ok(verdict.unwrap_or_else(|| match modes {
-            Some(_) => Decision::primary(Reason::Begin),
-            None => Decision::primary(Reason::UnknownPrepared),
+            Some(_) => judge.primary(Reason::Begin),
+            None => judge.primary(Reason::UnknownPrepared),
         }))
     }
 
@@ -152,6 +150,63 @@ impl Machine {
         *modes = Some(begin);
         let text = self.text_of(frame, buffer);
         self.asks.beginning = text.map(|text| Box::new(Begun::new(text, begin)));
+    }
+
+    /// What a pipeline asks of the server that its session keeps: the level and the lag of its strictest
+    /// statement, but for those of a transaction on the primary, which are no matter.
+    pub(super) fn judge_bound(
+        &mut self,
+        bound: Decision,
+        request: &Request,
+        buffer: &[u8],
+        judge: &impl Judge,
+    ) -> Result<Decision, Step> {
+        let in_transaction = bound.reason == Reason::InTransaction;
+        if in_transaction && !self.may_show_position(request, buffer) {
+            return Ok(bound);
+        }
+        let mut verdict = match request.end {
+            End::Sync if self.ascii_safe => None,
+            _ => Some(judge.primary(bound.reason)),
+        };
+        let mut texts = Texts::default();
+        let mut follows = false;
+        for frame in &request.frames {
+            let script = match texts.next(*frame, buffer, self, judge) {
+                Runs::Script(script) => script,
+                Runs::Nothing | Runs::Unknown => continue,
+            };
+            // What is parsed and bound is one statement.
+            if frame.kind != b'B' || !texts.has_parsed(*frame, buffer) {
+                if let Some(step) = self.show_position(&script, follows) {
+                    return Err(step);
+                }
+                follows |= relocation::sees_data(&script);
+                if !in_transaction && self.ascii_safe {
+                    let one = judge.decide(&script);
+                    verdict = Some(verdict.map_or(one, |before| before.strictest(one)));
+                }
+            }
+        }
+        Ok(verdict.map_or(bound, |verdict| verdict.turned(bound.target, bound.reason)))
+    }
+
+    /// Whether a pipeline is worth a look for `SHOW causeway.lsn`.
+    fn may_show_position(&self, request: &Request, buffer: &[u8]) -> bool {
+        request.frames.iter().any(|frame| match frame.kind {
+            b'P' => {
+                let mut words = frame.body(buffer).windows(LSN.len());
+                words.any(|word| word.eq_ignore_ascii_case(LSN.as_bytes()))
+            }
+            b'B' => {
+                let named =
+                    bind_fields(frame.body(buffer)).and_then(|(_, name, _)| self.known(name));
+                named.is_some_and(|(script, _)| {
+                    script.statements.iter().any(|one| one.shown.as_deref() == Some(LSN))
+                })
+            }
+            _ => false,
+        })
     }
 
     /// The facts and the text of the statement that the session knows by this name.
@@ -185,15 +240,17 @@ impl Machine {
             Some(isolation) => isolation == Isolation::Serializable,
             None => judge.is_serializable(),
         };
-        if serializable {
-            return Decision::primary(Reason::Serializable);
-        }
         let alone = judge.decide(first);
+        if serializable {
+            return alone.turned(Target::Primary, Reason::Serializable);
+        }
         if !modes.read_only.unwrap_or(self.read_only_by_default) {
-            return Decision::primary(Reason::ReadWriteTransaction);
+            return alone.turned(Target::Primary, Reason::ReadWriteTransaction);
         }
         let target = match alone.target {
-            Target::Session if first.statements.iter().all(is_portable) => Target::Replica,
+            Target::Session | Target::Proxy if first.statements.iter().all(is_portable) => {
+                Target::Replica
+            }
             target => target,
         };
         match target {
@@ -202,13 +259,18 @@ impl Machine {
         }
     }
 
-    /// The facts of what a script runs: of an EXECUTE those of the statement that it names.
+    /// The facts of what a script runs: of an EXECUTE those of the statement that it names. Its own hints go
+    /// before that one's.
     pub(super) fn effective(&self, script: &Arc<Script>) -> Arc<Script> {
         if let [only] = &script.statements[..]
             && let Some(name) = executes_only(only)
             && let Some(prepared) = self.named(name.as_bytes())
         {
-            return prepared.script.clone();
+            if script.hints == Hints::default() {
+                return prepared.script.clone();
+            }
+            let hints = script.hints.before(&prepared.script.hints);
+            return Arc::new(Script { hints, ..(*prepared.script).clone() });
         }
         script.clone()
     }

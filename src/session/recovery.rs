@@ -186,7 +186,10 @@ impl Session {
         let done = matches!(failure, Failure::TransactionLost)
             && !self.client.streamed
             && self.machine.ran(request, &self.client.input, &self.eyes).rolls_back();
-        self.machine.on_server_lost(in_transaction);
+        if in_transaction || self.lease.is_none() {
+            self.drop_lease();
+            self.machine.on_server_lost(in_transaction);
+        }
         if done {
             // What the client asks for has come about by itself.
             let input = &self.client.input;

@@ -287,6 +287,12 @@ fn cannot_bind() -> Failure {
     Failure::Setting(Box::new(report))
 }
 
+/// Whether each statement of a transaction sees what is there when it begins. One that cannot be asked does not.
+pub(super) async fn reads_anew(server: &mut ServerConn) -> bool {
+    let rows = audit::ask(server, ISOLATION, &mut BytesMut::new()).await;
+    rows.is_ok_and(|rows| rows.iter().any(|(_, level)| level.ends_with(b"committed")))
+}
+
 /// Rolls the transaction back on its server; if it has `seen` anything, only if its statements have a snapshot each.
 /// A failed one can tell if it has a savepoint; without one it leaves for what follows its end.
 async fn may_end(
@@ -435,20 +441,23 @@ pub(super) fn binds(statement: &Statement) -> bool {
 
 /// Whether running a text takes a snapshot (`PlannedStmtRequiresSnapshot`, `src/backend/tcop/pquery.c`).
 pub(super) fn sees_data(script: &Script) -> bool {
-    let sees_nothing = |statement: &Statement| {
-        let sets = |effect: &SessionEffect| {
-            matches!(
-                effect,
-                SessionEffect::Set { .. } | SessionEffect::Reset(_) | SessionEffect::ResetAll
-            )
-        };
-        statement.transaction.is_some()
-            || statement.class == Class::Show
-            || statement.class == Class::Session
-                && statement.calls.is_empty()
-                && statement.session.iter().all(sets)
+    script.statements.iter().any(sees)
+}
+
+/// The same of one statement.
+pub(super) fn sees(statement: &Statement) -> bool {
+    let sets = |effect: &SessionEffect| {
+        matches!(
+            effect,
+            SessionEffect::Set { .. } | SessionEffect::Reset(_) | SessionEffect::ResetAll
+        )
     };
-    !script.statements.iter().all(sees_nothing)
+    let sees_nothing = statement.transaction.is_some()
+        || statement.class == Class::Show
+        || statement.class == Class::Session
+            && statement.calls.is_empty()
+            && statement.session.iter().all(sets);
+    !sees_nothing
 }
 
 /// Whether what is set depends on values that may have been bound.

@@ -26,7 +26,9 @@ pub struct SessionSettings {
     committed: Laid,
     /// As of now, inside the transaction.
     current: Laid,
-    savepoints: Vec<(Box<str>, Laid)>,
+    /// The same with what of Causeway's own was set for the transaction only.
+    local: Option<Box<Laid>>,
+    savepoints: Vec<(Box<str>, Laid, Option<Box<Laid>>)>,
 }
 
 impl SessionSettings {
@@ -38,7 +40,7 @@ impl SessionSettings {
             .iter()
             .fold(Laid::default(), |laid, (name, value)| laid.with_value(name, &**value));
         let (committed, current) = (floor.clone(), floor.clone());
-        Self { start, floor, committed, current, savepoints: Vec::new() }
+        Self { start, floor, committed, current, local: None, savepoints: Vec::new() }
     }
 
     /// Keeps this copy of what a session that has just begun has laid, which others keep as well.
@@ -65,6 +67,12 @@ impl SessionSettings {
         &self.current
     }
 
+    /// The same as Causeway itself is to read it: with what SET LOCAL has set.
+    #[must_use]
+    pub fn effective(&self) -> &Laid {
+        self.local.as_deref().unwrap_or(&self.current)
+    }
+
     /// The value of the start-up packet that RESET of this name goes back to, if it named it.
     #[must_use]
     pub fn start_value(&self, name: &str) -> Option<&str> {
@@ -88,7 +96,7 @@ impl SessionSettings {
             return;
         }
         self.floor = self.floor.with_value(name, "");
-        let snapshots = self.savepoints.iter_mut().map(|(_, laid)| laid);
+        let snapshots = self.savepoints.iter_mut().map(|(_, laid, _)| laid);
         for laid in snapshots.chain([&mut self.committed, &mut self.current]) {
             if laid.statement(name).is_none() {
                 *laid = laid.with_value(name, "");
@@ -99,7 +107,7 @@ impl SessionSettings {
     /// A custom setting does not exist any more: a library has taken its prefix.
     pub fn forget(&mut self, name: &str) {
         self.start.retain(|(known, _)| &**known != name);
-        let snapshots = self.savepoints.iter_mut().map(|(_, laid)| laid);
+        let snapshots = self.savepoints.iter_mut().map(|(_, laid, _)| laid);
         for laid in snapshots.chain([&mut self.floor, &mut self.committed, &mut self.current]) {
             *laid = laid.without(name);
         }
@@ -108,7 +116,19 @@ impl SessionSettings {
     /// A SET (not SET LOCAL) of `name` succeeded; `statement` is its text.
     pub fn set(&mut self, name: &str, statement: Bytes) {
         self.touch(name);
+        if let Some(local) = &mut self.local {
+            **local = local.with(name, statement.clone());
+        }
         self.current = self.current.with(name, statement);
+    }
+
+    /// SET LOCAL of one of Causeway's own settings succeeded: it ends with the transaction. `None`: to its
+    /// default.
+    pub fn set_local(&mut self, name: &str, statement: Option<Bytes>) {
+        self.touch(name);
+        if let Some(statement) = statement.or_else(|| self.floor.statement(name).cloned()) {
+            self.local = Some(Box::new(self.effective().with(name, statement)));
+        }
     }
 
     /// RESET of `name` succeeded, or what means the same.
@@ -116,15 +136,18 @@ impl SessionSettings {
         if name == "session_authorization" {
             self.current = self.current.without("role");
         }
-        self.current = match self.floor.statement(name) {
-            Some(statement) => self.current.with(name, statement.clone()),
-            None => self.current.without(name),
+        let reset = |laid: &Laid| match self.floor.statement(name) {
+            Some(statement) => laid.with(name, statement.clone()),
+            None => laid.without(name),
         };
+        self.current = reset(&self.current);
+        self.local = self.local.as_deref().map(|local| Box::new(reset(local)));
     }
 
     /// RESET ALL succeeded: all but the rights of the session.
     pub fn reset_all(&mut self) {
         let before = self.current.clone();
+        self.local = None;
         self.current = self.floor.clone();
         for name in ["session_authorization", "role"] {
             if let Some(statement) = before.statement(name) {
@@ -135,24 +158,26 @@ impl SessionSettings {
 
     /// DISCARD ALL succeeded.
     pub fn discard(&mut self) {
+        self.local = None;
         self.current = self.floor.clone();
     }
 
     /// The name of the transaction's last savepoint.
     #[must_use]
     pub fn last_savepoint(&self) -> Option<&str> {
-        self.savepoints.last().map(|(name, _)| &**name)
+        self.savepoints.last().map(|(name, ..)| &**name)
     }
 
     /// SAVEPOINT succeeded.
     pub fn savepoint(&mut self, name: &str) {
-        self.savepoints.push((name.into(), self.current.clone()));
+        self.savepoints.push((name.into(), self.current.clone(), self.local.clone()));
     }
 
     /// ROLLBACK TO succeeded.
     pub fn rollback_to(&mut self, name: &str) {
         if let Some(at) = self.find(name) {
-            self.current = self.savepoints[at].1.clone();
+            let (_, current, local) = &self.savepoints[at];
+            (self.current, self.local) = (current.clone(), local.clone());
             self.savepoints.truncate(at + 1);
         }
     }
@@ -165,12 +190,13 @@ impl SessionSettings {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.savepoints.iter().rposition(|(savepoint, _)| &**savepoint == name)
+        self.savepoints.iter().rposition(|(savepoint, ..)| &**savepoint == name)
     }
 
     /// The transaction ended.
     pub fn end_transaction(&mut self, committed: bool) {
         self.savepoints.clear();
+        self.local = None;
         if committed {
             self.committed = self.current.clone();
         } else {
@@ -192,6 +218,7 @@ impl SessionSettings {
         }
         self.committed = laid.clone();
         self.current = laid;
+        self.local = None;
         self.savepoints.clear();
     }
 }

@@ -52,6 +52,12 @@ impl<'a> Texts<'a> {
         script.map_or(Runs::Unknown, |script| Runs::Script(machine.effective(&script)))
     }
 
+    /// Whether a Bind names what was parsed on the way.
+    pub(super) fn has_parsed(&self, bind: Frame, buffer: &[u8]) -> bool {
+        let name = bind_fields(bind.body(buffer)).map(|(_, name, _)| name);
+        self.parsed.iter().any(|(known, _)| Some(*known) == name)
+    }
+
     fn named(&self, name: &[u8], machine: &Machine) -> Option<Arc<Script>> {
         let parsed = self.parsed.iter().rev().find(|(known, _)| *known == name);
         parsed.map(|(_, script)| script.clone()).or_else(|| match name {

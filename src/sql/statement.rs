@@ -58,6 +58,18 @@ pub struct Hints {
     pub consistency: Option<Box<str>>,
 }
 
+impl Hints {
+    /// These, and of `other` what they do not say.
+    #[must_use]
+    pub fn before(&self, other: &Self) -> Self {
+        Self {
+            route: self.route.or(other.route),
+            max_lag: self.max_lag.or(other.max_lag),
+            consistency: self.consistency.clone().or_else(|| other.consistency.clone()),
+        }
+    }
+}
+
 /// Where a hint wants a statement to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RouteHint {

@@ -4,6 +4,7 @@
 mod cut;
 mod deadlines;
 mod failures;
+mod fresh;
 mod hostile;
 mod machine;
 mod moves;
@@ -64,6 +65,11 @@ impl Bed {
 
     /// With these lines in `[pool]`.
     async fn with_pool(replicas: usize, pool: &str) -> Self {
+        Self::with(replicas, "consistency = \"eventual\"", pool).await
+    }
+
+    /// With these lines in `[routing]` and `[pool]`.
+    async fn with(replicas: usize, routing: &str, pool: &str) -> Self {
         let (open, opened) = mpsc::unbounded_channel();
         let mut nodes = Vec::new();
         for number in 0..=replicas {
@@ -80,7 +86,7 @@ impl Bed {
             };
             nodes.push(FakeServer::start(script).await);
         }
-        let shared = shared(&nodes, pool);
+        let shared = shared(&nodes, routing, pool);
         Self { shared, nodes, opened, post: Arc::default(), moves: Arc::default() }
     }
 
@@ -142,12 +148,12 @@ impl Bed {
     }
 }
 
-fn shared(nodes: &[FakeServer], pool: &str) -> Arc<Shared> {
+fn shared(nodes: &[FakeServer], routing: &str, pool: &str) -> Arc<Shared> {
     let addresses: Vec<String> =
         nodes.iter().map(|node| format!("\"127.0.0.1:{}\"", node.address.port)).collect();
     let text = format!(
         "[cluster]\nnodes = [{}]\n[monitor]\nuser = \"app\"\npassword = \"app\"\n\
-         database = \"app\"\n[routing]\nconsistency = \"eventual\"\n[pool]\n{pool}\n[[user]]\nname = \"app\"\npassword = \"app\"\n",
+         database = \"app\"\n[routing]\n{routing}\n[pool]\n{pool}\n[[user]]\nname = \"app\"\npassword = \"app\"\n",
         addresses.join(", ")
     );
     let settings = config::parse(&text, Path::new(".")).unwrap();

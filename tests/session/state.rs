@@ -78,11 +78,11 @@ async fn a_set_that_was_rolled_back_is_laid_nowhere() {
     client.answer().await;
 }
 
-fn parse(out: &mut BytesMut, name: &str, text: &str) {
+pub(super) fn parse(out: &mut BytesMut, name: &str, text: &str) {
     write::parse(out, name.as_bytes(), text.as_bytes(), &[0, 0]);
 }
 
-fn bind_and_execute(out: &mut BytesMut, name: &str) {
+pub(super) fn bind_and_execute(out: &mut BytesMut, name: &str) {
     write::message(out, b'B', |body| {
         body.put_u8(0);
         body.put_slice(name.as_bytes());
@@ -92,14 +92,14 @@ fn bind_and_execute(out: &mut BytesMut, name: &str) {
     write::sync(out);
 }
 
-async fn answers(peer: &mut Peer, completions: &[u8]) {
+pub(super) async fn answers(peer: &mut Peer, completions: &[u8]) {
     for kind in completions {
         write::message(&mut peer.out, *kind, |_| ());
     }
     peer.done("SELECT 0", b'I').await;
 }
 
-async fn sends(client: &mut Client, write: impl FnOnce(&mut BytesMut)) {
+pub(super) async fn sends(client: &mut Client, write: impl FnOnce(&mut BytesMut)) {
     write(&mut client.peer.out);
     client.peer.flush().await.unwrap();
 }

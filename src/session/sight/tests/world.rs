@@ -206,7 +206,7 @@ impl World {
         let view = |node: usize| {
             let clock = Clock::default();
             for shown in &self.ticks[node] {
-                clock.push_for_test(self.as_seen(shown));
+                clock.push(self.as_seen(shown));
             }
             let role = if node == self.primary { Role::Primary } else { Role::Replica };
             NodeView {
