@@ -263,7 +263,7 @@ struct Waits {
 /// How long so large a share of reads may wait for a position, in seconds: `catchup_wait` is 20 ms, and a
 /// round trip of the clock's and the scheduler of a machine that does much else come on top. What a client
 /// sees beyond that is not waiting but running, which is printed and not judged.
-const LONGEST_WAITS: [(f64, f64); 2] = [(0.99, 2.5), (1.0, 10.0)];
+const LONGEST_WAITS: [(f64, f64); 2] = [(0.99, 1.0), (1.0, 5.0)];
 
 impl Waits {
     async fn of(proxy: &Proxy) -> Self {

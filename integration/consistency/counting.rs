@@ -90,14 +90,19 @@ impl Counting {
             let witness = self.random.random_range(0..4) > 0;
             return self.session.read(&which, Place::Any, witness).await;
         }
-        let places = [Place::Primary, Place::ReadOnly, Place::Transaction];
-        match *places.choose(&mut self.random).expect("there are places") {
-            place @ (Place::Any | Place::Primary) => self.session.read(&which, place, true).await,
-            place => {
-                let again = if self.random.random_bool(0.5) { which.clone() } else { self.which() };
-                self.session.read_together(&[which, again], place).await
-            }
+        let places = [
+            Place::Primary,
+            Place::LevelPrimary,
+            Place::LevelGlobal,
+            Place::ReadOnly,
+            Place::Transaction,
+        ];
+        let place = *places.choose(&mut self.random).expect("there are places");
+        if matches!(place, Place::ReadOnly | Place::Transaction) {
+            let again = if self.random.random_bool(0.5) { which.clone() } else { self.which() };
+            return self.session.read_together(&[which, again], place).await;
         }
+        self.session.read(&which, place, true).await
     }
 
     fn which(&mut self) -> Which {

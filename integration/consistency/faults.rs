@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::ground::Ground;
 
-/// What befalls the replicas. The primary is left alone: what its loss means is told elsewhere.
+/// What befalls the replicas. The primary is left alone but for its clock: what its loss means is told elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     None,
@@ -25,6 +25,8 @@ pub enum Fault {
     /// Commits wait for both replicas, of which the second is slow: the first shows them long before
     /// the primary does.
     SlowStandby,
+    /// The connections by which the proxy reads the nodes' clocks are ended.
+    Clock,
 }
 
 /// `synchronous_commit`.
@@ -37,7 +39,7 @@ pub enum Commit {
 }
 
 impl Fault {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::Delay(Duration::from_millis(200)),
         Self::Delay(Duration::from_secs(2)),
@@ -46,6 +48,7 @@ impl Fault {
         Self::Kill,
         Self::Receiver,
         Self::SlowStandby,
+        Self::Clock,
     ];
 
     pub fn name(self) -> String {
@@ -57,6 +60,7 @@ impl Fault {
             Self::Kill => "kill".into(),
             Self::Receiver => "receiver".into(),
             Self::SlowStandby => "slow-standby".into(),
+            Self::Clock => "clock".into(),
         }
     }
 
@@ -134,6 +138,7 @@ pub async fn inflict(cluster: &Cluster, fault: Fault, ground: &Ground) -> Result
             Fault::Restart => start_again(replica, Stop::Fast).await?,
             Fault::Kill => start_again(replica, Stop::Kill).await?,
             Fault::Receiver => without_receiver(replica, Duration::from_millis(1200)).await?,
+            Fault::Clock => end_clocks(cluster).await?,
         }
         sleep(Duration::from_millis(700)).await;
     }
@@ -174,6 +179,19 @@ pub async fn start_again(node: &Node, how: Stop) -> Result<(), ClusterError> {
     tokio::task::block_in_place(|| node.stop(how))?;
     sleep(Duration::from_millis(200)).await;
     tokio::task::block_in_place(|| node.restart())
+}
+
+/// Ends the connections by which nodes are asked where they are.
+///
+/// # Errors
+/// When a node refuses.
+pub async fn end_clocks(cluster: &Cluster) -> Result<(), ClusterError> {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+               WHERE application_name = 'causeway clock'";
+    for node in cluster.nodes() {
+        node.execute(end).await?;
+    }
+    Ok(())
 }
 
 /// Takes the WAL receiver away for so long.

@@ -113,6 +113,7 @@ fn short_cells() -> Vec<Cell> {
         (Fault::Kill, Commit::RemoteWrite),
         (Fault::Receiver, Commit::Off),
         (Fault::SlowStandby, Commit::RemoteApply),
+        (Fault::Clock, Commit::On),
     ];
     let cell = |(fault, commit)| Cell { label: "", fault, commit, sessions: 32, mix, goal };
     cells.map(cell).into()

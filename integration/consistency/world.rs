@@ -44,6 +44,10 @@ pub enum Place {
     Any,
     /// On the primary, by a hint.
     Primary,
+    /// At level `primary`, by a hint.
+    LevelPrimary,
+    /// At level `global`, by a hint, wherever the proxy likes.
+    LevelGlobal,
     /// In `BEGIN READ ONLY`, two at a time.
     ReadOnly,
     /// In a plain transaction, which the primary serves.
@@ -55,6 +59,8 @@ impl Place {
         match self {
             Self::Any => "read",
             Self::Primary => "read on the primary",
+            Self::LevelPrimary => "read at level primary",
+            Self::LevelGlobal => "read at level global",
             Self::ReadOnly => "read in BEGIN READ ONLY",
             Self::Transaction => "read in BEGIN",
         }
@@ -83,7 +89,12 @@ impl Which {
 
     /// The SELECT, with the node's word beside the rows or without.
     pub fn select(&self, place: Place, with_witness: bool) -> Sql {
-        let hint = if place == Place::Primary { "/* causeway: primary */ " } else { "" };
+        let hint = match place {
+            Place::Primary => "/* causeway: primary */ ",
+            Place::LevelPrimary => "/* causeway: consistency=primary */ ",
+            Place::LevelGlobal => "/* causeway: consistency=global */ ",
+            Place::Any | Place::ReadOnly | Place::Transaction => "",
+        };
         let witness = if with_witness { ", (SELECT witness())" } else { "" };
         let (condition, values) = match self {
             Self::One(key) => ("key = $1", vec![u64::from(*key)]),

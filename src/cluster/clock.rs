@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 use super::mutant::{self, Mutant};
@@ -42,6 +43,9 @@ pub struct Tick {
     pub snapshot: Snapshot,
     /// Every transaction that had begun to write was below this. Primary only.
     pub next_xid: u64,
+    /// The timeline that a replica was receiving, if the monitor's role may see it and there was one: the position
+    /// is of that timeline or of one before it.
+    pub timeline: Option<u32>,
     /// When the connection that asks was opened: the node has lived since.
     pub connected: Instant,
     /// When the question was sent.
@@ -55,6 +59,8 @@ pub struct Clock {
     inner: Mutex<Inner>,
     /// Somebody will need a tick newer than the latest, and does not wait yet.
     wanted: AtomicBool,
+    /// The node cannot be asked at the moment.
+    away: AtomicBool,
     /// Wakes the asker.
     turn: Notify,
     /// Transactions whose fate is asked.
@@ -64,7 +70,10 @@ pub struct Clock {
 #[derive(Debug, Default)]
 struct Inner {
     ticks: VecDeque<Arc<Tick>>,
-    waiting: Vec<Waiting>,
+    /// Who waits, each once for a tick and once for a position.
+    waiting: FxHashMap<Who, Waiting>,
+    /// So many may wait before those are looked for who have left.
+    most: usize,
     /// The last tick was waited for by more than one.
     crowded: bool,
     /// Nobody waits for the node to move on until then, for those before waited in vain.
@@ -76,6 +85,13 @@ struct Inner {
 const HOPELESS_FIRST: Duration = Duration::from_millis(50);
 /// The longest of these times.
 const HOPELESS_MOST: Duration = Duration::from_secs(2);
+
+/// So many may wait without a look for those who have left.
+const WAITING_FEW: usize = 64;
+
+/// Who waits, as a number, and whether for a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Who(usize, bool);
 
 #[derive(Debug)]
 struct Waiting {
@@ -115,12 +131,16 @@ impl Clock {
         self.latest.load_full()
     }
 
-    /// Whether the newest tick is at or past `position` and was sent after `opened`.
+    /// Whether the newest tick is a replica's at or past `position`, was sent after `opened`, and is of this
+    /// timeline, as far as the replica tells.
     #[must_use]
-    pub fn proves(&self, position: Lsn, opened: Instant) -> bool {
+    pub fn has(&self, position: Lsn, opened: Option<Instant>, timeline: Option<u32>) -> bool {
         let latest = self.latest.load();
         latest.as_ref().is_some_and(|tick| {
-            tick.role == Role::Replica && tick.position >= position && tick.sent > opened
+            tick.role == Role::Replica
+                && tick.position >= position
+                && opened.is_none_or(|opened| tick.sent > opened)
+                && (tick.timeline.is_none() || timeline.is_none() || tick.timeline == timeline)
         })
     }
 
@@ -160,11 +180,26 @@ impl Clock {
         }
     }
 
-    /// Has `wake` woken at the first tick that was sent after `after` and is at or past `position`. Who
-    /// has dropped `wake` meanwhile is forgotten.
+    /// Has `wake` woken at the first tick that was sent after `after` and is at or past `position`, in the place
+    /// of what it was to be woken at before; one that is to be woken at any tick may wait for a position as well.
+    /// Who has dropped `wake` meanwhile is forgotten.
     pub fn wake_at(&self, after: Instant, position: Lsn, wake: &Arc<Notify>) {
-        self.inner.lock().waiting.push(Waiting { after, position, wake: wake.clone() });
+        let mut inner = self.inner.lock();
+        let who = Who(Arc::as_ptr(wake).addr(), position > Lsn(0));
+        inner.waiting.insert(who, Waiting { after, position, wake: wake.clone() });
+        // Nobody may look for a while: the asker is away, or busy.
+        if inner.waiting.len() > inner.most {
+            inner.forget_gone();
+            inner.most = (2 * inner.waiting.len()).max(WAITING_FEW);
+        }
+        drop(inner);
         self.turn.notify_one();
+    }
+
+    /// Whether the node cannot be asked at the moment: it is of no use to wait for its ticks.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
     }
 
     /// Somebody has waited in vain for the node to move on: for a while others need not try.
@@ -182,25 +217,6 @@ impl Clock {
         self.inner.lock().hopeless_until.is_none_or(|until| until <= now)
     }
 
-    /// Waits for a tick that was sent after `after`.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub async fn tick_after(&self, after: Instant) -> Arc<Tick> {
-        let wake = Arc::new(Notify::new());
-        loop {
-            let woken = wake.notified();
-            if let Some(tick) = self.since(after) {
-                return tick;
-            }
-            self.wake_at(after, Lsn(0), &wake);
-            // A tick that came in between was pushed before the registration.
-            if self.since(after).is_none() {
-                woken.await;
-            }
-        }
-    }
-
     /// Which of these transactions have committed, as the node knows, and since when it has lived for
     /// sure. `None` if it cannot be asked.
     ///
@@ -216,12 +232,12 @@ impl Clock {
     /// What the asker has to do, when its last question was sent at `last`.
     pub(super) fn demand(&self, last: Option<Instant>) -> Demand {
         let mut inner = self.inner.lock();
-        inner.waiting.retain(|waiting| Arc::strong_count(&waiting.wake) > 1);
+        inner.forget_gone();
         if !self.questions.lock().is_empty() {
             return Demand::Now;
         }
         let unasked = |waiting: &Waiting| last.is_none_or(|last| waiting.after >= last);
-        if inner.waiting.iter().any(unasked) {
+        if inner.waiting.values().any(unasked) {
             if inner.crowded { Demand::Shared } else { Demand::Now }
         } else if !inner.waiting.is_empty() {
             Demand::Waited
@@ -236,7 +252,7 @@ impl Clock {
     pub(super) fn least_waited_for(&self) -> Option<Lsn> {
         self.watermark()?;
         let inner = self.inner.lock();
-        let positions = inner.waiting.iter().map(|waiting| waiting.position);
+        let positions = inner.waiting.values().map(|waiting| waiting.position);
         positions.filter(|position| *position > Lsn(0)).min()
     }
 
@@ -266,10 +282,11 @@ impl Clock {
         }
         inner.ticks.push_back(tick.clone());
         self.latest.store(Some(tick.clone()));
+        self.away.store(false, Ordering::Release);
         let Inner { waiting, crowded, hopeless_until, hopeless_for, .. } = &mut *inner;
         let mut first: Option<Arc<Notify>> = None;
         *crowded = false;
-        waiting.retain(|waiting| {
+        waiting.retain(|_, waiting| {
             let reached = tick.sent > waiting.after && tick.position >= waiting.position;
             if reached {
                 let first = first.get_or_insert_with(|| waiting.wake.clone());
@@ -283,9 +300,26 @@ impl Clock {
         });
     }
 
-    /// The node cannot be asked: nobody gets an answer.
-    pub(super) fn stopped(&self) {
+    /// The node cannot be asked: nobody gets an answer, and nobody is to wait for one. Public as
+    /// [`push`](Self::push) is.
+    pub fn stopped(&self) {
+        self.away.store(true, Ordering::Release);
         self.questions.lock().clear();
+        for (_, waiting) in self.inner.lock().waiting.drain() {
+            waiting.wake.notify_one();
+        }
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    fn waiting(&self) -> usize {
+        self.inner.lock().waiting.len()
+    }
+}
+
+impl Inner {
+    fn forget_gone(&mut self) {
+        self.waiting.retain(|_, waiting| Arc::strong_count(&waiting.wake) > 1);
     }
 }
 
@@ -299,6 +333,7 @@ impl Tick {
             bound: position,
             snapshot: Snapshot::default(),
             next_xid: 0,
+            timeline: None,
             connected,
             sent,
         }
@@ -308,8 +343,16 @@ impl Tick {
     #[must_use]
     pub fn of_primary(position: Lsn, xid: u64, connected: Instant, sent: Instant) -> Self {
         let snapshot = Snapshot { xmin: xid, xmax: xid, running: Box::default() };
-        let role = Role::Primary;
-        Self { role, position, bound: position, snapshot, next_xid: xid, connected, sent }
+        Self {
+            role: Role::Primary,
+            position,
+            bound: position,
+            snapshot,
+            next_xid: xid,
+            timeline: None,
+            connected,
+            sent,
+        }
     }
 
     /// How old it is.
@@ -338,6 +381,7 @@ pub(super) fn not_yet_written(inserted: Lsn, block_size: u64, segment_size: u64)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
 
     #[test]
     fn who_waits_alone_is_asked_for_at_once_and_others_share() {
@@ -358,6 +402,26 @@ mod tests {
         clock.push(Tick::of_replica(Lsn(1), start, at(3)));
         clock.wake_at(at(3), Lsn(0), &one);
         assert_eq!(clock.demand(Some(at(3))), Demand::Now);
+    }
+
+    #[test]
+    fn who_waits_waits_once_and_is_woken_when_nobody_can_be_asked() {
+        let (clock, start) = (Clock::default(), Instant::now());
+        let patient = Arc::new(Notify::new());
+        for ms in 0..10_000 {
+            let after = start + Duration::from_millis(ms);
+            clock.wake_at(after, Lsn(0), &patient);
+            clock.wake_at(after, Lsn(ms + 1), &patient);
+            // Comes, and leaves before the node has been asked once.
+            clock.wake_at(after, Lsn(0), &Arc::new(Notify::new()));
+            assert!(clock.waiting() <= 2 * WAITING_FEW);
+        }
+        assert!(!clock.is_away());
+        clock.stopped();
+        assert!(clock.is_away() && clock.waiting() == 0);
+        assert!(patient.notified().now_or_never().is_some());
+        clock.push(Tick::of_replica(Lsn(1), start, start));
+        assert!(!clock.is_away());
     }
 
     #[test]

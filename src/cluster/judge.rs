@@ -50,8 +50,10 @@ pub struct Judge {
     timeline: Option<u32>,
     /// Where the primary was first seen on its timeline.
     timeline_start: Lsn,
-    /// Where earlier timelines ended.
+    /// Where earlier histories ended.
     switches: Vec<Switch>,
+    /// Where the primary's last recovery ended: a crash, of its node or of one backend, makes another.
+    recovered_to: Option<Lsn>,
     /// The primary's last position, if it was torn.
     torn: Option<Lsn>,
     /// The primary's last position that was not torn.
@@ -74,6 +76,7 @@ impl Judge {
             timeline: None,
             timeline_start: Lsn(0),
             switches: Vec::new(),
+            recovered_to: None,
             torn: None,
             whole: Lsn(0),
             primary: None,

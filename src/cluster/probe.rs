@@ -213,7 +213,7 @@ fn read(row: &SimpleQueryRow, sent: Instant) -> Result<Sample, ProbeError> {
         torn,
         streamed: if role == Role::Primary { position } else { streamed },
         // What was replayed last does not change after a promotion: the timeline switched there.
-        promoted_at: row.get(13).and_then(|text| text.parse().ok()),
+        recovered_to: row.get(13).and_then(|text| text.parse().ok()),
         paused: row.get(12) == Some("true"),
         life: row.get(7).and_then(|text| text.parse().ok()).ok_or_else(|| wrong(7))?,
         server_version_num: optional(8).ok_or_else(|| wrong(8))?,

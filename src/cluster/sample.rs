@@ -61,8 +61,8 @@ pub struct Sample {
     pub torn: bool,
     /// Replica: received and flushed from the stream. Primary: as `position`.
     pub streamed: Lsn,
-    /// Primary: where the timeline before its own ended, if it was promoted in this life.
-    pub promoted_at: Option<Lsn>,
+    /// Primary: where its last recovery ended, after a crash or by its promotion, if it had one in this life.
+    pub recovered_to: Option<Lsn>,
     /// Replica: replay is paused.
     pub paused: bool,
     /// When the postmaster started, in microseconds: tells one life of a node from the next.

@@ -34,14 +34,16 @@ const PACE_WANTED: Duration = Duration::from_millis(20);
 const WAIT_FOR_LSN_SINCE: u64 = 190_000;
 
 /// `recovering` is asked for once, so that a promotion in the middle does not mix two roles. `age('3')`
-/// is the distance of the next transaction id from the first.
+/// is the distance of the next transaction id from the first. The timeline comes last: what was replayed
+/// before it was read is not of a later one.
 const QUESTION: &str = "\
 select recovering, \
  case when recovering then pg_catalog.pg_last_wal_replay_lsn() \
   else pg_catalog.pg_current_wal_insert_lsn() end, \
  case when recovering then pg_catalog.pg_last_wal_receive_lsn() end, \
  pg_catalog.pg_current_snapshot()::text, \
- case when recovering then 0 else pg_catalog.age('3'::xid) end \
+ case when recovering then 0 else pg_catalog.age('3'::xid) end, \
+ (select received_tli from pg_catalog.pg_stat_wal_receiver where status = 'streaming') \
 from (select pg_catalog.pg_is_in_recovery() as recovering offset 0) as node";
 
 /// Of a transaction that a node has not heard of yet PostgreSQL says that it is in the future, as an error:
@@ -72,12 +74,22 @@ pub(super) async fn run(
 ) {
     loop {
         let connecting = Asker::connect(&monitor, &connector, &address);
-        let lived = match timeout(monitor.timeout, connecting).await {
-            Ok(Ok(asker)) => asker.live(&clock, &monitor).await,
+        let error = match timeout(monitor.timeout, connecting).await {
+            Ok(Ok(asker)) => {
+                let (error, answered) = asker.live(&clock, &monitor).await;
+                tracing::debug!(node = %address, %error, "the connection to the node's clock was lost");
+                if answered {
+                    // It may be only the connection. Who waits need not know.
+                    continue;
+                }
+                error
+            }
             Ok(Err(error)) => error,
             Err(_) => TickError::Timeout(monitor.timeout),
         };
-        tracing::debug!(node = %address, error = %lived, "the node's clock is not read");
+        if !clock.is_away() {
+            tracing::info!(node = %address, %error, "the node's clock is not read");
+        }
         clock.stopped();
         sleep(monitor.interval).await;
     }
@@ -133,9 +145,9 @@ impl Asker {
         Ok(Self { client, question, fates, block_size, segment_size, connected, waits })
     }
 
-    /// Asks whenever there is demand, until the connection breaks.
-    async fn live(mut self, clock: &Clock, monitor: &Monitor) -> TickError {
-        let mut last = None;
+    /// Asks whenever there is demand, until the connection breaks; and tells whether it was answered once.
+    async fn live(mut self, clock: &Clock, monitor: &Monitor) -> (TickError, bool) {
+        let (mut last, mut answered) = (None, false);
         loop {
             self.rest(clock, last, monitor).await;
             let questions = clock.asking();
@@ -149,9 +161,9 @@ impl Asker {
                 Ok(())
             };
             match timeout(monitor.timeout, asked).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return error,
-                Err(_) => return TickError::Timeout(monitor.timeout),
+                Ok(Ok(())) => answered = true,
+                Ok(Err(error)) => return (error, answered),
+                Err(_) => return (TickError::Timeout(monitor.timeout), answered),
             }
         }
     }
@@ -214,14 +226,31 @@ impl Asker {
         if recovering {
             // Where it replays what it did not receive, nothing bounds what was visible.
             let bound = lsn(2).filter(|received| *received >= position).unwrap_or(Lsn(u64::MAX));
-            let role = Role::Replica;
-            return Some(Tick { role, position, bound, snapshot, next_xid: 0, connected, sent });
+            let timeline: Option<i32> = row.try_get(5).ok()?;
+            return Some(Tick {
+                role: Role::Replica,
+                position,
+                bound,
+                snapshot,
+                next_xid: 0,
+                timeline: timeline.and_then(|timeline| timeline.try_into().ok()),
+                connected,
+                sent,
+            });
         }
         let low = 3_u32.wrapping_add(row.try_get::<_, i32>(4).ok()?.cast_unsigned());
         let next_xid = full_xid(low, snapshot.xmax);
         let position = not_yet_written(position, self.block_size, self.segment_size);
-        let role = Role::Primary;
-        Some(Tick { role, position, bound: position, snapshot, next_xid, connected, sent })
+        Some(Tick {
+            role: Role::Primary,
+            position,
+            bound: position,
+            snapshot,
+            next_xid,
+            timeline: None,
+            connected,
+            sent,
+        })
     }
 
     async fn tell_fates(&self, question: Question) -> Result<(), TickError> {

@@ -22,17 +22,20 @@ pub struct Topology {
     pub system_identifier: Option<u64>,
     /// The primary's timeline.
     pub timeline: Option<u32>,
-    /// Where timelines ended that were followed to the present one, the latest last.
+    /// Where histories ended that were followed to the present one, the latest last.
     pub switches: Arc<[Switch]>,
     /// By [`NodeId`].
     pub nodes: Arc<[NodeView]>,
 }
 
-/// Where a timeline ended and the next began.
+/// Where a history ended: a timeline at a promotion, or what the primary had not flushed when it crashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Switch {
-    /// The timeline that ended.
+    /// The timeline that ended, or on which the primary crashed.
     pub ended: u32,
+    /// The primary crashed and goes on, on the same timeline: what it had flushed, and so all that replicas had, is
+    /// there.
+    pub restarted: bool,
     /// The end of its history: what is beyond was lost.
     pub at: Lsn,
     /// Whether `at` is the end, or only the furthest position before it that is known of.
@@ -42,12 +45,12 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Whether all that was written or shown anywhere until `moment` is part of the next timeline, as
-    /// far as the old primary has told.
+    /// Whether all that was written or shown anywhere until `moment` is before `at`, as far as the old primary
+    /// has told.
     #[must_use]
-    pub fn keeps(&self, moment: Instant) -> bool {
+    pub fn keeps(&self, moment: Instant, at: Lsn) -> bool {
         let after = self.last_ticks.iter().find(|tick| tick.sent > moment);
-        after.is_some_and(|tick| tick.role == Role::Primary && tick.position <= self.at)
+        after.is_some_and(|tick| tick.role == Role::Primary && tick.position <= at)
     }
 }
 
@@ -150,6 +153,12 @@ impl Topology {
     #[must_use]
     pub fn node(&self, id: NodeId) -> &NodeView {
         &self.nodes[usize::from(id.0)]
+    }
+
+    /// How many histories have ended before the present one.
+    #[must_use]
+    pub fn era(&self) -> u32 {
+        u32::try_from(self.switches.len()).unwrap_or(u32::MAX)
     }
 
     /// The replicas that may serve a read under the cluster's own limits.

@@ -54,8 +54,15 @@ impl Session {
         let deadline = now + self.eyes.rules.settings.pool.wait;
         let mut patience = Patience::new(self.eyes.rules.settings.routing.catchup_wait, deadline);
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
-        if keeps(self.level(decision)) {
-            self.look_back(self.level(decision), now);
+        let level = self.level(decision);
+        if keeps(level) {
+            if self.unsure {
+                Box::pin(self.make_sure(self.eyes.rules.settings.pool.wait)).await?;
+            }
+            // What was acknowledged only a primary can say.
+            while !self.look_back(level, now) && !sees_nothing(decision.reason) {
+                Box::pin(self.await_primary(deadline)).await?;
+            }
         }
         loop {
             let Some((node, on_replica)) =
@@ -94,6 +101,11 @@ impl Session {
                     self.global = self.level(decision) == Consistency::Global;
                     self.settled = false;
                     self.count_served(node, on_replica);
+                    if on_replica && keeps {
+                        self.count_fresh(node, patience.freshness());
+                    } else if decision.reason == Reason::BehindOwnWrites {
+                        self.count_fresh(node, Freshness::Primary);
+                    }
                     if on_replica && !keeps {
                         let topology = self.shared.cluster.load();
                         self.held.sight.on_replica(node, Span::at(now), None, &topology);
@@ -199,14 +211,12 @@ impl Session {
         }
         if decision.target == Target::Replica {
             if let Some(mut node) = self.pick(decision, failed, keeps(level), now) {
-                if keeps(level) {
-                    if self.held.sight.has_seen()
-                        && let Some(target) = self.would_move(node, decision, failed, now)
-                        && Box::pin(self.may_move(target)).await?
-                    {
-                        node = target;
-                    }
-                    self.count_fresh(node, Freshness::AtOnce);
+                if keeps(level)
+                    && self.held.sight.has_seen()
+                    && let Some(target) = self.would_move(node, decision, failed, now)
+                    && Box::pin(self.may_move(target)).await?
+                {
+                    node = target;
                 }
                 return Ok(Some((node, true)));
             }
@@ -216,7 +226,6 @@ impl Session {
                 let pick = |session: &Self| session.pick(&wanted, failed, true, Instant::now());
                 let found = Box::pin(self.wait_for_replica(patience, &candidates, pick)).await?;
                 if let Some(node) = found {
-                    self.count_fresh(node, Freshness::Waited);
                     return Ok(Some((node, true)));
                 }
             }
@@ -238,11 +247,6 @@ impl Session {
             && let Some(node) = self.pick(decision, failed, keeps(level), now)
         {
             return Ok(Some((node, true)));
-        }
-        if let Some(node) = primary
-            && decision.reason == Reason::BehindOwnWrites
-        {
-            self.count_fresh(node, Freshness::Primary);
         }
         Ok(primary.map(|node| (node, false)))
     }

@@ -91,9 +91,9 @@ impl Session {
                 }
                 None => {}
             }
-            drop(topology);
             let look_again = (Instant::now() + LOOK_AGAIN).min(deadline);
-            if !self.woken(&wake, look_again).await? && Instant::now() >= deadline {
+            if !self.woken(&wake, topology.version, look_again).await? && Instant::now() >= deadline
+            {
                 return Err(Failure::NotYetVisible);
             }
         }
@@ -119,8 +119,7 @@ impl Session {
                 return Ok(());
             }
             clock.wake_at(Instant::now(), Lsn(0), wake);
-            drop(topology);
-            if !self.woken(wake, deadline).await? {
+            if !self.woken(wake, topology.version, deadline).await? {
                 return Err(Failure::NotYetVisible);
             }
         }

@@ -79,6 +79,8 @@ pub struct Session {
     pub(super) ran: Option<Ran>,
     /// What it must not fall behind.
     pub(super) held: Held,
+    /// It is not known whether the position that it was given is of the past: it counts once the primary was asked.
+    pub(super) unsure: bool,
     pins_seen: Pins,
     /// The last look at the workers that it has shown itself at.
     look_seen: u32,
@@ -121,6 +123,7 @@ impl Session {
             refusal: None,
             ran: None,
             held: Held::default(),
+            unsure: false,
             pins_seen: Pins::default(),
             look_seen: 0,
             skipping: false,
@@ -353,13 +356,14 @@ impl Session {
         self.lost_on.clear();
         self.refusal = None;
         self.ran = None;
+        let taken = self.taken_by(request);
         loop {
             attempt += 1;
             self.make_way();
             let now = if attempt == 1 { began } else { Instant::now() };
             let served = match self.acquire(&mut decision, now).await {
                 Ok(node) => {
-                    self.depart(node);
+                    self.depart(node, taken.as_ref());
                     let balancer = &self.eyes.rules.balancer;
                     let told = self.on_replica && balancer.weighs_loads();
                     let balancer = told.then(|| balancer.clone());
@@ -370,7 +374,7 @@ impl Session {
                     if let Some((flight, sent)) = flight.filter(|_| served.is_ok()) {
                         flight.answered(answered.duration_since(sent), answered);
                     }
-                    self.note_answer(node, &decision, answered);
+                    self.note_answer(node, &decision, taken.as_ref(), answered);
                     served
                 }
                 Err(failure) => Err(self.why_cancelled(failure)),

@@ -11,14 +11,17 @@ use tokio::time::timeout_at;
 
 use super::driver::Session;
 use super::failure::Failure;
+use super::keys::{Holding, Key};
 use super::lend;
 use super::metrics::Freshness;
 use super::sight::{Lost, Sight, Span};
 use super::step::Question;
 use crate::cluster::mutant::{self, Mutant};
-use crate::cluster::{Lsn, NodeId, Role, Topology};
+use crate::cluster::topology::Switch;
+use crate::cluster::{Lsn, NodeId, NodeState, Role, Tick, Topology};
 use crate::config::settings::Consistency;
 use crate::protocol::ErrorReport;
+use crate::protocol::request::Request;
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
 
@@ -27,33 +30,46 @@ use crate::routing::decision::Reason;
 pub(super) struct Held {
     pub(super) sight: Sight,
     /// `causeway.session_key`
-    pub(super) key: Option<Arc<super::keys::Key>>,
-    /// What of `causeway.after_lsn` was taken over; 0 if nothing.
+    pub(super) key: Option<Box<Holding>>,
+    /// What of `causeway.after_lsn` was looked at; 0 if nothing.
     pub(super) after: Lsn,
 }
 
-/// How long a request waits for replicas. To know what is required and what is there takes a round
-/// trip, and must be known on the way to the primary as well: it may take as long as a server may. Only
-/// then does `catchup_wait` begin.
+/// How long a request waits for replicas. To know what is required and what is there takes a round trip of the
+/// clocks, which is not counted, unless nobody answers; only then does `catchup_wait` begin. The primary,
+/// where the request goes when the time is over, needs to know neither.
 #[derive(Debug)]
 pub(super) struct Patience {
     catchup: Duration,
     deadline: Instant,
+    known_until: Option<Instant>,
     until: Option<Instant>,
 }
 
+/// How long a request waits, at least, to learn what is required of a replica.
+const LEARN_WITHIN: Duration = Duration::from_millis(250);
+
 impl Patience {
     pub(super) fn new(catchup: Duration, deadline: Instant) -> Self {
-        Self { catchup, deadline, until: None }
+        Self { catchup, deadline, known_until: None, until: None }
+    }
+
+    /// How a replica came to be fresh enough.
+    pub(super) fn freshness(&self) -> Freshness {
+        let waited = self.until.or(self.known_until).is_some();
+        if waited { Freshness::Waited } else { Freshness::AtOnce }
     }
 
     /// Until when to wait now. `known`: nothing is missing but that a replica moves on.
     fn until(&mut self, known: bool) -> Instant {
-        if !known {
-            return self.deadline;
-        }
-        let catchup = self.catchup;
-        *self.until.get_or_insert_with(|| Instant::from(tokio::time::Instant::now()) + catchup)
+        let (catchup, until) = if known {
+            (self.catchup, &mut self.until)
+        } else {
+            (self.catchup.max(LEARN_WITHIN), &mut self.known_until)
+        };
+        // What tests take for time is Tokio's.
+        let now = || Instant::from(tokio::time::Instant::now());
+        (*until.get_or_insert_with(|| now() + catchup)).min(self.deadline)
     }
 }
 
@@ -70,19 +86,19 @@ impl Session {
     }
 
     /// Takes over what was decided elsewhere since the last request: a promotion, what others with
-    /// the same key have done, and, at level `global`, everything.
-    pub(super) fn look_back(&mut self, level: Consistency, now: Instant) {
+    /// the same key have done, and, at level `global`, everything. False if that needs a primary, and none is
+    /// known.
+    pub(super) fn look_back(&mut self, level: Consistency, now: Instant) -> bool {
         self.follow_history();
         let topology = self.shared.cluster.load();
-        if let Some(key) = &self.held.key {
+        if let Some(holding) = &mut self.held.key {
             // Later than all that others have done by the time of the look.
             let now = Instant::now();
-            // Whoever has the key and was not told of a loss yet is told by its own sight.
-            let follow = |sight: &mut Sight| {
-                let _ = sight.follow(&topology, now);
-                sight.settle(&topology);
-            };
-            for (node, from) in key.share(&mut self.held.sight, follow) {
+            let (flights, lost) = holding.share(&mut self.held.sight, &topology, now);
+            if let Some(lost) = lost {
+                self.tell_lost_history(&lost);
+            }
+            for (node, from) in flights {
                 let when = Span { from, to: now };
                 match topology.node(node).role {
                     Role::Replica => self.held.sight.on_replica(node, when, None, &topology),
@@ -90,12 +106,12 @@ impl Session {
                 }
             }
         }
-        if level == Consistency::Global
-            && let Some(primary) = topology.primary
-        {
+        if level == Consistency::Global {
+            let Some(primary) = topology.primary else { return false };
             self.held.sight.on_primary(primary, now, false, &topology);
         }
         self.held.sight.resolve(&topology);
+        true
     }
 
     /// Follows a promotion, also one that came while the request under way had to wait: what is lost is
@@ -115,32 +131,30 @@ impl Session {
     /// A failover has lost what this session relies on: that is said, and counted.
     fn tell_lost_history(&mut self, lost: &Lost) {
         self.shared.metrics.lost_history.inc();
-        let at = lost.switch.at;
+        if let Some(holding) = &mut self.held.key {
+            holding.was_told(lost);
+        }
+        let Switch { at, ended, restarted, exact, .. } = lost.switch;
+        let (what, end) = if restarted {
+            ("a crash of the primary", format!("the primary on timeline {ended} crashed"))
+        } else {
+            ("a failover", format!("timeline {ended} ended"))
+        };
         let (verb, detail) = match lost.floor {
-            Some(floor) if lost.switch.exact => (
-                "has lost",
-                format!("It was at {floor}; timeline {} ended at {at}.", lost.switch.ended),
-            ),
-            Some(floor) => (
-                "may have lost",
-                format!("It was at {floor}; timeline {} ended past {at}.", lost.switch.ended),
-            ),
-            None => (
-                "may have lost",
-                format!(
-                    "Its last request was answered shortly before timeline {} ended.",
-                    lost.switch.ended
-                ),
-            ),
+            Some(floor) if exact => ("has lost", format!("It was at {floor}; {end} at {at}.")),
+            Some(floor) => ("may have lost", format!("It was at {floor}; {end} past {at}.")),
+            None => {
+                ("may have lost", format!("Its last request was answered shortly before {end}."))
+            }
         };
         tracing::warn!(
             user = %self.account.user,
             database = %self.account.database,
             process_id = self.entry.process_id,
             %detail,
-            "a failover {verb} what a session had written or read"
+            "{what} {verb} what a session had written or read"
         );
-        let message = format!("a failover {verb} what this session had written or read");
+        let message = format!("{what} {verb} what this session had written or read");
         ErrorReport::new("WARNING", "01000", message)
             .with_detail(detail)
             .encode(&mut self.client.output);
@@ -156,6 +170,7 @@ impl Session {
     ) -> Result<Option<NodeId>, Failure> {
         let wake = Arc::new(Notify::new());
         let began = Instant::now();
+        let mut known;
         loop {
             self.follow_history();
             let topology = self.shared.cluster.topology();
@@ -165,16 +180,18 @@ impl Session {
                 return Ok(Some(node));
             }
             let worth = self.ask_replicas(&topology, candidates, &wake, began);
-            let sight = &self.held.sight;
-            let known = sight.pending().is_none() && sight.unbounded(&topology).is_none();
-            drop(topology);
-            if known && !worth || !self.woken(&wake, patience.until(known)).await? {
+            known = self.is_known(&topology);
+            if (if known { !worth } else { self.cannot_learn(&topology) })
+                || !self.woken(&wake, topology.version, patience.until(known)).await?
+            {
                 break;
             }
         }
-        let topology = self.shared.cluster.topology();
-        for node in candidates {
-            topology.node(*node).clock.gave_up(Instant::now());
+        if known {
+            let topology = self.shared.cluster.topology();
+            for node in candidates {
+                topology.node(*node).clock.gave_up(Instant::now());
+            }
         }
         self.shared.metrics.catchup.observe(began.elapsed());
         Ok(None)
@@ -191,11 +208,29 @@ impl Session {
         }
         let known = || topology.eligible_replicas().all(|node| node.clock.since(now).is_some());
         while !known() {
-            if !self.woken(&wake, deadline).await? {
+            if !self.woken(&wake, topology.version, deadline).await? {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Whether it is known what a replica must have.
+    fn is_known(&self, topology: &Topology) -> bool {
+        let sight = &self.held.sight;
+        sight.pending().is_none() && sight.unbounded(topology).is_none()
+    }
+
+    /// Whether it will not be known soon, for the nodes that would have to say it cannot be asked.
+    fn cannot_learn(&self, topology: &Topology) -> bool {
+        let away = |node: NodeId| topology.node(node).clock.is_away();
+        let sight = &self.held.sight;
+        match sight.pending() {
+            Some((node, _)) => away(node),
+            None => sight
+                .unbounded(topology)
+                .is_some_and(|(node, _)| away(node) && topology.primary.is_none_or(away)),
+        }
     }
 
     /// Has the clocks asked for what is missing. False if no replica is worth waiting for.
@@ -211,7 +246,7 @@ impl Session {
         for node in candidates {
             let clock = &topology.node(*node).clock;
             clock.want();
-            if clock.is_worth_waiting_for(began) {
+            if clock.is_worth_waiting_for(began) && !clock.is_away() {
                 worth = true;
                 if let Some(required) = sight.required(*node, None, topology) {
                     clock.wake_at(began, required, wake);
@@ -251,7 +286,8 @@ impl Session {
         self.follow_history();
         let topology = self.shared.cluster.load();
         self.held.sight.resolve(&topology);
-        let proof = self.held.sight.proof(node, opened, &topology);
+        let banned = topology.node(node).state == NodeState::Banned;
+        let proof = self.held.sight.proof(node, opened, &topology).filter(|_| !banned);
         if let Some(had) = proof {
             let when = Span::at(Instant::now());
             self.held.sight.on_replica(node, when, Some(had), &topology);
@@ -277,6 +313,9 @@ impl Session {
             // What the node itself has not said yet it may never say: it may have died.
             let known = pending.is_none() && required.is_some();
             let told = clock.since(opened).is_some();
+            if if known { clock.is_away() } else { self.cannot_learn(&topology) } {
+                return Ok(false);
+            }
             if let Some((primary, at)) = pending {
                 topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
             } else if let Some(required) = required {
@@ -287,8 +326,7 @@ impl Session {
                     topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
                 }
             }
-            drop(topology);
-            if !self.woken(&wake, patience.until(known)).await? {
+            if !self.woken(&wake, topology.version, patience.until(known)).await? {
                 return Ok(false);
             }
         }
@@ -312,11 +350,28 @@ impl Session {
         misplaced
     }
 
-    /// Waits to be woken. False if it is too late.
-    pub(super) async fn woken(&self, wake: &Notify, deadline: Instant) -> Result<bool, Failure> {
+    /// Waits to be woken, or for another topology than that of which this version was looked at. False if it
+    /// is too late.
+    pub(super) async fn woken(
+        &self,
+        wake: &Notify,
+        looked_at: u64,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        let mut changed = self.shared.cluster.changed();
+        if *changed.borrow_and_update() > looked_at {
+            return Ok(true);
+        }
         self.entry.slot.waits();
+        let news = async {
+            tokio::select! {
+                () = wake.notified() => {}
+                // It does not close before the session ends.
+                _ = changed.changed() => {}
+            }
+        };
         let woken = tokio::select! {
-            woken = timeout_at(deadline.into(), wake.notified()) => Ok(woken.is_ok()),
+            woken = timeout_at(deadline.into(), news) => Ok(woken.is_ok()),
             () = self.entry.slot.cancelled.notified() => Err(Failure::Cancelled),
         };
         if woken.is_err() {
@@ -326,9 +381,15 @@ impl Session {
     }
 
     /// A request was sent to the leased server and was answered, or may have been, at the latest `now`.
-    pub(super) fn note_answer(&mut self, node: NodeId, decision: &Decision, now: Instant) {
+    pub(super) fn note_answer(
+        &mut self,
+        node: NodeId,
+        decision: &Decision,
+        taken: Option<&Arc<Key>>,
+        now: Instant,
+    ) {
         if decision.reason == Reason::ProxyShow {
-            return self.arrive(node);
+            return self.arrive(node, taken);
         }
         let keeps = keeps(self.level(decision));
         {
@@ -344,12 +405,23 @@ impl Session {
                 }
             }
         }
-        self.arrive(node);
+        self.arrive(node, taken);
+    }
+
+    /// The key that a request takes, if it succeeds: its client may have the answer, and tell others under that key
+    /// of it, before the session has seen that it does.
+    pub(super) fn taken_by(&self, request: &Request) -> Option<Arc<Key>> {
+        if !self.machine.asks.takes_key {
+            return None;
+        }
+        let name = self.machine.key_taken(request, &self.client.input, &self.eyes)?;
+        Some(self.shared.keys.key(&self.account.database, &name))
     }
 
     /// A request is about to be sent to the leased server.
-    pub(super) fn depart(&self, node: NodeId) {
-        if let Some(key) = &self.held.key {
+    pub(super) fn depart(&self, node: NodeId, taken: Option<&Arc<Key>>) {
+        let held = self.held.key.as_ref().map(|holding| &holding.key);
+        for key in held.into_iter().chain(taken) {
             key.departs(node, Instant::now());
         }
     }
@@ -360,31 +432,62 @@ impl Session {
         let Some(lease) = self.lease.as_ref().filter(|_| !self.on_replica) else { return };
         let topology = self.shared.cluster.load();
         self.held.sight.on_primary(lease.identity.node, Instant::now(), false, &topology);
-        if let Some(key) = &self.held.key {
-            key.hears(&self.held.sight);
+        if let Some(holding) = &self.held.key {
+            holding.key.hears(&self.held.sight, &topology, Instant::now());
         }
     }
 
-    fn arrive(&self, node: NodeId) {
-        if let Some(key) = &self.held.key {
-            key.arrives(node, &self.held.sight);
+    fn arrive(&self, node: NodeId, taken: Option<&Arc<Key>>) {
+        let held = self.held.key.as_ref().map(|holding| &holding.key);
+        for key in held.into_iter().chain(taken) {
+            let topology = self.shared.cluster.load();
+            key.arrives(node, &self.held.sight, &topology, Instant::now());
         }
     }
 
     /// Takes over what the session has set of consistency.
     pub(super) fn adopt_options(&mut self) {
+        self.follow_history();
+        let topology = self.shared.cluster.load();
         let options = &self.eyes.options;
-        self.held.key = options
-            .session_key
-            .as_deref()
-            .map(|name| self.shared.keys.key(&self.account.database, name));
         let after = options.after_lsn;
         if after != self.held.after {
             self.held.after = after;
-            // It is a position on the timeline of now.
+            self.unsure = !is_of_the_past(after, &topology);
+            if !self.unsure {
+                self.held.sight.raise(after, &topology);
+            }
+        }
+        let name = options.session_key.as_deref();
+        let key = name.map(|name| self.shared.keys.key(&self.account.database, name));
+        let same = |holding: &Holding, key| Arc::ptr_eq(&holding.key, key);
+        if !matches!((&self.held.key, &key), (Some(holding), Some(key)) if same(holding, key)) {
+            let (sight, now) = (&self.held.sight, Instant::now());
+            let take = |key| Box::new(Holding::new(key, sight, &topology, now));
+            self.held.key = key.map(take);
+        }
+    }
+
+    /// Finds out whether another session's position is of the past, where that is not known: however it was set
+    /// (inside a transaction, by `set_config()`), one that is not of the past counts for nothing, and its client is
+    /// told.
+    pub(super) async fn make_sure(&mut self, wait: Duration) -> Result<(), Failure> {
+        if !self.unsure {
+            return Ok(());
+        }
+        let furthest = self.furthest(wait).await?;
+        self.unsure = false;
+        let after = self.held.after;
+        if after <= furthest {
             self.follow_history();
             self.held.sight.raise(after, &self.shared.cluster.load());
+            return Ok(());
         }
+        let message = format!("\"causeway.after_lsn\" is not heeded: {after} is of the future");
+        ErrorReport::new("WARNING", "01000", message)
+            .with_detail(format!("The primary is at {furthest}: no session can have seen more."))
+            .encode(&mut self.client.output);
+        Ok(())
     }
 
     /// Finds out what the machine must know before it can say where a request goes.
@@ -403,6 +506,7 @@ impl Session {
     async fn position(&mut self, wait: Duration) -> Result<Lsn, Failure> {
         let deadline = Instant::now() + wait;
         let wake = Arc::new(Notify::new());
+        self.make_sure(wait).await?;
         self.look_back(Consistency::Session, Instant::now());
         // Whoever takes the position over takes no barrier with it.
         if let Some(primary) = self.shared.cluster.topology().primary {
@@ -422,8 +526,7 @@ impl Session {
             if let Some(primary) = topology.primary {
                 topology.node(primary).clock.wake_at(at, Lsn(0), &wake);
             }
-            drop(topology);
-            if !self.woken(&wake, deadline).await? {
+            if !self.woken(&wake, topology.version, deadline).await? {
                 return Err(Failure::NoPrimary);
             }
         }
@@ -431,19 +534,33 @@ impl Session {
 
     /// How far the primary is now, to tell a token of the future.
     pub(super) async fn furthest(&self, wait: Duration) -> Result<Lsn, Failure> {
-        let deadline = Instant::now() + wait;
+        let wake = Arc::new(Notify::new());
         let now = Instant::now();
-        let primary = self.shared.cluster.topology().primary.ok_or(Failure::NoPrimary)?;
-        let clock = self.shared.cluster.topology().node(primary).clock.clone();
-        match timeout_at(deadline.into(), clock.tick_after(now)).await {
-            Ok(tick) if tick.role == Role::Primary => Ok(tick.position),
-            _ => Err(Failure::NoPrimary),
+        let deadline = now + wait;
+        loop {
+            let topology = self.shared.cluster.topology();
+            let primary = topology.primary.ok_or(Failure::NoPrimary)?;
+            let clock = &topology.node(primary).clock;
+            if let Some(tick) = clock.since(now).filter(|tick| tick.role == Role::Primary) {
+                return Ok(tick.position);
+            }
+            clock.wake_at(now, Lsn(0), &wake);
+            if !self.woken(&wake, topology.version, deadline).await? {
+                return Err(Failure::NoPrimary);
+            }
         }
     }
 
     pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
         self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
     }
+}
+
+/// Whether the primary is known to be past a position.
+fn is_of_the_past(position: Lsn, topology: &Topology) -> bool {
+    let latest = topology.primary.and_then(|primary| topology.node(primary).clock.latest());
+    let past = |tick: Arc<Tick>| tick.role == Role::Primary && tick.position >= position;
+    position == Lsn(0) || latest.is_some_and(past)
 }
 
 /// Whether a level promises more than `eventual`: what the session has seen before, wherever it is served.

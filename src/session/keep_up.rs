@@ -35,7 +35,7 @@ impl Session {
         {
             return true;
         }
-        keeps(level) && !self.has_proof(node, opened)
+        keeps(level) && (self.unsure || !self.has_proof(node, opened))
     }
 
     /// Waits until the replica has it, or takes the transaction elsewhere.
@@ -80,8 +80,9 @@ impl Session {
             return Ok(false);
         }
         if keeps(level) {
-            self.look_back(level, Instant::now());
-            if !self.proves(node, opened, patience).await? {
+            self.make_sure(self.eyes.rules.settings.pool.wait).await?;
+            let known = self.look_back(level, Instant::now());
+            if !known || !self.proves(node, opened, patience).await? {
                 return Ok(false);
             }
         }

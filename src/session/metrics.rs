@@ -175,6 +175,15 @@ impl Metrics {
         self.of(by, topology, |node| &node.fresh[how as usize]);
     }
 
+    /// How many such reads there were, once the node has served any.
+    #[must_use]
+    pub fn fresh_reads(&self, by: NodeId, how: &str) -> u64 {
+        let nodes = self.nodes.read();
+        let counters = nodes.get(usize::from(by.0)).map(|node| &node.fresh);
+        let place = FRESHNESS.iter().position(|name| *name == how);
+        counters.zip(place).map_or(0, |(counters, place)| counters[place].value())
+    }
+
     fn of(
         &self,
         node: NodeId,

@@ -18,11 +18,13 @@ const OWN: &[&str] = &[
     "causeway.max_lag",
     "causeway.explain",
     AFTER_LSN,
-    "causeway.session_key",
+    SESSION_KEY,
     LSN,
 ];
 /// The position that others must not fall behind; cannot be set.
 pub(super) const LSN: &str = "causeway.lsn";
+/// What connections share that are one session.
+pub(super) const SESSION_KEY: &str = "causeway.session_key";
 /// Such a position of another session.
 const AFTER_LSN: &str = "causeway.after_lsn";
 
@@ -68,7 +70,7 @@ impl Options {
             max_lag: own("causeway.max_lag").and_then(|value| duration(&value)),
             explain: own("causeway.explain").is_some_and(|value| is_on(&value)),
             after_lsn: value(AFTER_LSN).and_then(|value| value.parse().ok()).unwrap_or_default(),
-            session_key: kept("causeway.session_key").filter(|key| !key.is_empty()),
+            session_key: kept(SESSION_KEY).filter(|key| !key.is_empty()),
             search_path: kept("search_path"),
             application_name: kept("application_name").unwrap_or_default(),
             role: kept("role").or_else(|| kept("session_authorization")),
@@ -153,7 +155,7 @@ fn check_value(name: &str, value: &str, furthest: Option<Lsn>) -> Result<(), Fau
     }
     let (good, expected) = match name {
         AFTER_LSN => (value.is_empty(), "a position such as 16/B374D848"),
-        "causeway.session_key" => (value.len() <= KEY_MOST, "a string of at most 256 bytes"),
+        SESSION_KEY => (value.len() <= KEY_MOST, "a string of at most 256 bytes"),
         "causeway.route" => {
             (matches!(value, "primary" | "replica" | "default" | ""), "primary, replica, default")
         }
@@ -176,7 +178,7 @@ fn value_of(laid: &Laid, name: &str) -> Option<String> {
 }
 
 /// The value in a SET, or in the set_config() that Causeway itself writes.
-fn value_in(statement: &[u8]) -> Option<String> {
+pub(super) fn value_in(statement: &[u8]) -> Option<String> {
     if let Some(set) = sql::set_value(statement, Lexis::default()) {
         if let Some(plain) = set.plain() {
             return Some(plain);

@@ -13,7 +13,7 @@ use super::fields::{bind_fields, parse_fields, statement_named};
 use super::judge::Judge;
 use super::lend::executes_only;
 use super::machine::Machine;
-use super::options::LSN;
+use super::options::{LSN, SESSION_KEY, value_in};
 use super::phase::{Begun, Phase};
 use super::signal::Signal;
 use super::step::Step;
@@ -22,9 +22,8 @@ use super::{relocation, sequences};
 use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::sql::Script;
-use crate::sql::is_transaction_mode;
 use crate::sql::statement::{Hints, Isolation, Modes, Name, SessionEffect, Statement, Transaction};
+use crate::sql::{self, Script, is_transaction_mode};
 
 /// Statements that cannot run while a database has servers, or that change what servers begin with, or
 /// who may open them.
@@ -304,10 +303,37 @@ impl Machine {
         }
     }
 
+    /// The key that a request takes by its texts, if it succeeds. What is bound or set by a function counts as soon
+    /// as it has run.
+    #[must_use]
+    pub fn key_taken(
+        &self,
+        request: &Request,
+        buffer: &[u8],
+        judge: &impl Judge,
+    ) -> Option<String> {
+        let text = |frame: &Frame| {
+            let body = frame.body(buffer);
+            match frame.kind {
+                b'Q' => Some(body.strip_suffix(b"\0").unwrap_or(body)),
+                b'P' => parse_fields(body).map(|(_, text, _)| text),
+                _ => None,
+            }
+        };
+        request.frames.iter().rev().filter_map(text).find_map(|text| {
+            let script = judge.script(text, self.lexis);
+            let at = script.statements.iter().rposition(takes_key)?;
+            let ranges = sql::split(text, self.lexis);
+            let part = ranges.get(at).filter(|_| ranges.len() == script.statements.len())?;
+            value_in(&text[part.clone()]).filter(|key| !key.is_empty())
+        })
+    }
+
     /// What of the session itself a script asks for, and what it wants a server for.
     pub(super) fn note_reads(&mut self, script: &Arc<Script>, judge: &impl Judge) {
         self.asks.moves_sequence |= judge.moves_sequence(script);
         self.asks.settles |= script.statements.iter().any(settles);
+        self.asks.takes_key |= script.statements.iter().any(takes_key);
         let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
         if script.statements.iter().any(disturbs) {
             self.asks.disturbing = Some(script.clone());
@@ -341,6 +367,12 @@ fn begins(script: &Script) -> Option<Modes> {
         [Statement { transaction: Some(Transaction::Begin(begin)), .. }] => Some(*begin),
         _ => None,
     }
+}
+
+/// Whether a statement sets `causeway.session_key`.
+fn takes_key(statement: &Statement) -> bool {
+    let sets = |effect: &SessionEffect| matches!(effect, SessionEffect::Set { name, .. } if &**name == SESSION_KEY);
+    statement.session.iter().any(sets)
 }
 
 /// Whether a statement binds the session to its server for long. An advisory lock does so, too, but

@@ -24,8 +24,8 @@ use crate::cluster::{Lsn, NodeId, Role, Tick, Topology};
 /// What a session must not fall behind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sight {
-    /// The timeline that the floor is of; 0 before there is one.
-    timeline: u32,
+    /// The history that the floor is of, by how many switches there had been.
+    era: u32,
     floor: Lsn,
     pending: Option<Pending>,
     seen: SmallVec<[Seen; 1]>,
@@ -85,8 +85,10 @@ pub enum Barrier {
 pub struct Lost {
     /// How far the session was, if that is known.
     pub floor: Option<Lsn>,
-    /// Where the old timeline ended.
+    /// Where its history ended: of several ends since, the least.
     pub switch: Switch,
+    /// What it is followed to.
+    pub era: u32,
 }
 
 impl Sight {
@@ -102,9 +104,9 @@ impl Sight {
         self.floor
     }
 
-    /// Raises the floor: somebody vouches for a position on this timeline.
+    /// Raises the floor: somebody vouches for a position of this history, which was followed.
     pub fn raise(&mut self, to: Lsn, topology: &Topology) {
-        self.timeline = topology.timeline.unwrap_or(self.timeline);
+        self.era = topology.era();
         self.floor = self.floor.max(to);
     }
 
@@ -112,10 +114,12 @@ impl Sight {
     pub fn on_primary(&mut self, node: NodeId, now: Instant, passed: bool, topology: &Topology) {
         match topology.switches.last() {
             // A primary that was left behind meanwhile: its answer belongs to what it had.
-            Some(switch) if topology.primary.is_some_and(|primary| primary != node) => {
-                self.timeline = switch.ended;
+            Some(switch)
+                if !switch.restarted && topology.primary.is_some_and(|primary| primary != node) =>
+            {
+                self.era = topology.era() - 1;
             }
-            _ if self.is_blank() => self.timeline = topology.timeline.unwrap_or_default(),
+            _ if self.is_blank() => self.era = topology.era(),
             _ => {}
         }
         self.pending = Some(Pending { node, at: now });
@@ -128,7 +132,7 @@ impl Sight {
     /// has.
     pub fn on_replica(&mut self, node: NodeId, when: Span, had: Option<Lsn>, topology: &Topology) {
         if self.is_blank() {
-            self.timeline = topology.timeline.unwrap_or_default();
+            self.era = topology.era();
         }
         if let Some(had) = had {
             self.floor = self.floor.max(had);
@@ -150,7 +154,7 @@ impl Sight {
     /// The replica has answered, at the latest now.
     pub fn on_answer(&mut self, node: NodeId, now: Instant) {
         if mutant::is(Mutant::FloorCleared) {
-            *self = Self { timeline: self.timeline, ..Self::default() };
+            *self = Self { era: self.era, ..Self::default() };
             return;
         }
         if let Some(seen) = self.seen.iter_mut().find(|seen| seen.node == node) {
@@ -161,10 +165,10 @@ impl Sight {
     /// Takes over what others have written and seen who share a key with this session. Both must have
     /// followed the same topology; what has not is of an older history and says nothing.
     pub fn merge(&mut self, other: &Self) {
-        if self.timeline < other.timeline {
+        if self.era < other.era && !other.is_blank() {
             self.clone_from(other);
         }
-        if self.timeline > other.timeline {
+        if self.era > other.era {
             return;
         }
         self.floor = self.floor.max(other.floor);
@@ -193,38 +197,46 @@ impl Sight {
         });
     }
 
-    /// Whether there was a promotion that was not followed yet.
+    /// Whether there was a promotion, or a crash of the primary, that was not followed yet.
     #[must_use]
     pub fn is_behind(&self, topology: &Topology) -> bool {
-        topology.timeline.is_some_and(|current| current != self.timeline) && !self.is_blank()
+        topology.era() != self.era && !self.is_blank()
     }
 
-    /// Follows a promotion. Tells if it has lost what this session had written or seen.
+    /// Follows what has ended the history since, be it once or several times. Tells if that has lost what this
+    /// session had written or seen.
     pub fn follow(&mut self, topology: &Topology, now: Instant) -> Option<Lost> {
-        let current = topology.timeline.filter(|_| self.is_behind(topology))?;
-        let primary = topology.primary?;
-        let switch = topology.switches.iter().find(|switch| switch.ended == self.timeline);
-        let lost = switch.and_then(|switch| self.lost_at(switch, topology));
-        self.timeline = current;
-        self.floor = switch.map_or(self.floor, |switch| self.floor.min(switch.at));
-        // Whatever is true now on the new timeline is the least from here on, and it has all of the
+        let primary = topology.primary.filter(|_| self.is_behind(topology))?;
+        let since = topology.switches.get(self.era as usize..).unwrap_or_default();
+        let lost = self.lost_by(since, topology);
+        self.era = topology.era();
+        let least = since.iter().map(|switch| switch.at).min();
+        self.floor = least.map_or(self.floor, |at| self.floor.min(at));
+        // Whatever is true now of the new history is the least from here on, and it has all of the
         // old one that is left.
         self.seen.clear();
         self.pending = Some(Pending { node: primary, at: now });
         lost
     }
 
-    /// What is beyond a switch of what this session has written or seen, or may be.
-    fn lost_at(&self, switch: &Switch, topology: &Topology) -> Option<Lost> {
+    /// What is beyond these ends of histories of what this session has written or seen, or may be.
+    fn lost_by(&self, since: &[Switch], topology: &Topology) -> Option<Lost> {
+        let (first, least) = (since.first()?, since.iter().min_by_key(|switch| switch.at)?);
+        let promotion = since.iter().find(|switch| !switch.restarted);
+        // What a replica has shown the primary had flushed, and no crash takes it away.
         let kept = |seen: &Seen| {
-            let ended_before = |tick: Arc<Tick>| tick.bound <= switch.at;
-            was_promoted_alive(seen, topology)
-                || tick_of_life(seen, topology).is_some_and(ended_before)
+            promotion.is_none_or(|promotion| {
+                let ended_before = |tick: Arc<Tick>| tick.bound <= least.at;
+                promotion.keeps(seen.when.to, least.at)
+                    || was_promoted_alive(seen, topology)
+                    || tick_of_life(seen, topology).is_some_and(ended_before)
+            })
         };
-        let floor = (self.floor > switch.at).then_some(self.floor);
-        let whole = self.pending.is_none_or(|pending| switch.keeps(pending.at))
-            && self.seen.iter().all(|seen| switch.keeps(seen.when.to) || kept(seen));
-        (floor.is_some() || !whole).then(|| Lost { floor, switch: switch.clone() })
+        let floor = (self.floor > least.at).then_some(self.floor);
+        let whole = self.pending.is_none_or(|pending| first.keeps(pending.at, least.at))
+            && self.seen.iter().all(kept);
+        let (switch, era) = (least.clone(), topology.era());
+        (floor.is_some() || !whole).then_some(Lost { floor, switch, era })
     }
 
     /// Turns an answer of the primary into a floor, if the clock has ticked since.
@@ -274,18 +286,24 @@ impl Sight {
     /// Whether a replica is fresh enough, taken that a server is used that was opened in time.
     #[must_use]
     pub fn allows(&self, node: NodeId, topology: &Topology) -> bool {
+        if self.is_behind(topology) {
+            return false;
+        }
         if self.pending.is_some() || mutant::is(Mutant::CheckInRead) {
             return self.pending.is_none();
         }
         let Some(required) = self.required(node, None, topology) else { return false };
         required == Lsn(0)
             || self.had(node, required, None, topology)
-            || topology.node(node).clock.watermark().is_some_and(|has| has >= required)
+            || topology.node(node).clock.has(required, None, topology.timeline)
     }
 
     /// The position that a replica is proved to have at a server that was opened at that moment and answers.
     #[must_use]
     pub fn proof(&self, node: NodeId, opened: Instant, topology: &Topology) -> Option<Lsn> {
+        if self.is_behind(topology) {
+            return None;
+        }
         if self.pending.is_some() || mutant::is(Mutant::CheckInRead) {
             return self.pending.is_none().then_some(self.floor);
         }
@@ -297,7 +315,7 @@ impl Sight {
         let required = self.required(node, Some(opened), topology)?;
         let proved = required == Lsn(0)
             || self.had(node, required, Some(opened), topology)
-            || topology.node(node).clock.proves(required, opened);
+            || topology.node(node).clock.has(required, Some(opened), topology.timeline);
         proved.then_some(required)
     }
 

@@ -276,3 +276,180 @@ async fn a_position_is_not_shown_before_what_it_would_not_cover() {
     assert_eq!(client.answer().await, "Z:I");
     primary.hears_nothing().await;
 }
+
+/// A session that has written, and the primary's server.
+async fn has_written(bed: &mut Bed) -> (Client, Peer) {
+    let (mut client, mut primary) = bed.first().await;
+    client.ask("update t set a = 1").await;
+    primary.hears("update t set a = 1").await;
+    primary.done("UPDATE 1", b'I').await;
+    assert_eq!(client.answer().await, "UPDATE 1 Z:I");
+    (client, primary)
+}
+
+/// How long a read waits, in virtual time, until it is the primary's.
+async fn wait_for_primary(client: &mut Client, primary: &mut Peer) -> u128 {
+    let began = tokio::time::Instant::now();
+    client.ask(READ).await;
+    primary.hears(READ).await;
+    let waited = began.elapsed();
+    primary.row(b'I').await;
+    assert_eq!(client.answer().await, ROW);
+    waited.as_millis()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_waited_for_as_long_as_the_file_says_and_no_longer() {
+    // Tokio's clock has a grain of one millisecond.
+    for (wait, wanted) in [("20ms", 20..=21), ("70ms", 70..=71)] {
+        let routing = format!("catchup_wait = \"{wait}\"");
+        let mut bed = Bed::with(1, &routing, "size = 10").await;
+        let (mut client, mut primary) = has_written(&mut bed).await;
+        bed.tick(0, 100);
+        bed.tick(1, 50);
+        let waited = wait_for_primary(&mut client, &mut primary).await;
+        assert!(wanted.contains(&waited), "{wait}: {waited} ms");
+        // It was waited for in vain: for a moment nobody does again.
+        bed.tick(0, 101);
+        assert_eq!(wait_for_primary(&mut client, &mut primary).await, 0);
+        let fresh = |how: &str| bed.shared.metrics.fresh_reads(NodeId(0), how);
+        assert_eq!((fresh("primary"), fresh("at_once")), (2, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_clock_holds_nobody_for_long() {
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, mut primary) = has_written(&mut bed).await;
+    let waited = wait_for_primary(&mut client, &mut primary).await;
+    assert!((250..=251).contains(&waited), "{waited} ms");
+    // Once it is known that nobody asks, nobody waits.
+    bed.shared.cluster.topology().node(NodeId(0)).clock.stopped();
+    assert_eq!(wait_for_primary(&mut client, &mut primary).await, 0);
+    // Whoever waits when it becomes known waits no longer.
+    bed.tick(0, 100);
+    let began = tokio::time::Instant::now();
+    client.ask("update t set a = 1").await;
+    primary.hears("update t set a = 1").await;
+    primary.done("UPDATE 1", b'I').await;
+    client.answer().await;
+    client.ask(READ).await;
+    settle().await;
+    primary.hears_nothing().await;
+    bed.shared.cluster.topology().node(NodeId(0)).clock.stopped();
+    primary.hears(READ).await;
+    assert!(began.elapsed().as_millis() < 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_counted_once_as_what_it_was() {
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, mut primary) = has_written(&mut bed).await;
+    bed.tick(0, 100);
+    bed.tick(1, 100);
+    // The replica is fresh, and its new server cannot be known to be.
+    client.ask(READ).await;
+    let _replica = bed.replica().await;
+    primary.hears(READ).await;
+    primary.row(b'I').await;
+    assert_eq!(client.answer().await, ROW);
+    let counts = |bed: &Bed| {
+        let of = |node, how| bed.shared.metrics.fresh_reads(NodeId(node), how);
+        [of(1, "at_once"), of(1, "waited"), of(0, "primary")]
+    };
+    assert_eq!(counts(&bed), [0, 0, 1]);
+}
+
+/// No primary is known, for so long.
+fn without_primary(bed: &Bed) -> causeway::cluster::Topology {
+    let there = bed.shared.cluster.topology();
+    let mut gone = (*there).clone();
+    (gone.primary, gone.version) = (None, 2);
+    bed.shared.cluster.set(gone);
+    causeway::cluster::Topology { version: 3, ..(*there).clone() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_acknowledged_to_anybody_only_a_primary_can_say() {
+    let text = "/* causeway: replica, consistency=global */ select 1";
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, _primary) = bed.first().await;
+    bed.tick(1, 20);
+    without_primary(&bed);
+    assert_eq!(client.asks(text).await, "E:57P03 Z:I");
+    assert!(bed.opened.try_recv().is_err(), "no replica was asked");
+
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, _primary) = bed.first().await;
+    bed.tick(1, 20);
+    let back = without_primary(&bed);
+    client.ask(text).await;
+    settle().await;
+    bed.shared.cluster.set(back);
+    settle().await;
+    bed.tick(0, 30);
+    bed.tick(1, 30);
+    bed.fresh_replica(31).await.hears(text).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_of_the_future_counts_for_nothing_however_it_was_set() {
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, mut primary) = bed.first().await;
+    let text = "set causeway.after_lsn = 'FFFFFFFF/0'; select 1";
+    client.ask(text).await;
+    primary.hears(text).await;
+    write::command_complete(&mut primary.out, "SET");
+    primary.row(b'I').await;
+    client.answer().await;
+    let key = "set causeway.session_key = 'user:1'";
+    client.ask(key).await;
+    settle().await;
+    bed.tick(0, 20);
+    primary.hears_kinds("Q").await;
+    primary.done("SET", b'I').await;
+    // The warning goes ahead of it.
+    assert_eq!(client.answer().await, "N SET Z:I");
+    client.ask(READ).await;
+    settle().await;
+    bed.tick(0, 21);
+    bed.tick(1, 21);
+    let mut replica = bed.fresh_replica(22).await;
+    replica.hears_kinds("Q").await;
+    replica.done("SET", b'I').await;
+    replica.hears(READ).await;
+    replica.row(b'I').await;
+    assert_eq!(client.answer().await, ROW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_written_before_or_together_with_a_key_is_under_it() {
+    let (write, set) = ("update t set a = 1", "set causeway.session_key = 'user:1'");
+    for texts in [vec![write, set], vec!["update t set a = 1; set causeway.session_key = 'user:1'"]]
+    {
+        let mut bed = Bed::fresh(1).await;
+        let (mut one, mut primary) = bed.first().await;
+        let mut two = bed.client().await;
+        two.ask(set).await;
+        primary.hears(set).await;
+        primary.done("SET", b'I').await;
+        two.answer().await;
+        for (number, text) in texts.iter().enumerate() {
+            one.ask(text).await;
+            if number == 0 {
+                // What the other has laid is taken away first.
+                primary.hears_kinds("Q").await;
+                primary.done("RESET", b'I').await;
+            }
+            primary.hears(text).await;
+            primary.done("SET", b'I').await;
+            one.answer().await;
+        }
+        two.ask(READ).await;
+        settle().await;
+        assert!(bed.opened.try_recv().is_err(), "{texts:?}: no replica is known to have it");
+        bed.tick(0, 20);
+        bed.tick(1, 20);
+        bed.replica().await;
+    }
+}

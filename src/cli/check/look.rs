@@ -327,7 +327,7 @@ mod tests {
             torn: false,
             streamed: Lsn(1),
             paused: false,
-            promoted_at: None,
+            recovered_to: None,
             life: 1,
             server_version_num: 150_000,
             sent: now,

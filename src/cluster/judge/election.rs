@@ -75,26 +75,36 @@ impl Judge {
             }
             return;
         };
-        let left = self.last_primary.filter(|last| *last != id);
-        let left = left.map(|last| Arc::clone(&self.nodes[usize::from(last.0)].clock));
+        let left = self.last_primary.map(|last| Arc::clone(&self.nodes[usize::from(last.0)].clock));
         let node = &mut self.nodes[usize::from(id.0)];
         let Some(sample) = &node.sample else { return };
         let lost = self.history.newest().map_or(0, |newest| newest.bytes_past(sample.position));
         let timeline = sample.timeline;
-        if self.timeline != Some(timeline) {
-            if let Some(ended) = self.timeline {
-                let (exact, seen) = (sample.promoted_at, node.replayed);
-                let at = exact.unwrap_or(seen);
-                let last_ticks = left.map(|clock| clock.ticks()).unwrap_or_default();
-                if let Some(old) = self.switches.iter_mut().rev().nth(SWITCHES_IN_FULL) {
-                    old.last_ticks = Arc::default();
-                }
-                self.switches.push(Switch { ended, at, exact: exact.is_some(), last_ticks });
+        let recovered_to = sample.recovered_to;
+        let promoted = self.timeline != Some(timeline);
+        // What it had not flushed is gone, and may have been acknowledged (`synchronous_commit = off`).
+        let restarted = !promoted
+            && self.last_primary == elected
+            && recovered_to.is_some()
+            && recovered_to != self.recovered_to;
+        if let Some(ended) = self.timeline.filter(|_| promoted || restarted) {
+            let at = recovered_to.unwrap_or(node.replayed);
+            // Of a node that is promoted again, what it said as the primary that it was before.
+            let last_ticks = left.map(|clock| clock.ticks()).unwrap_or_default();
+            if let Some(old) = self.switches.iter_mut().rev().nth(SWITCHES_IN_FULL) {
+                old.last_ticks = Arc::default();
             }
+            let exact = recovered_to.is_some();
+            self.switches.push(Switch { ended, restarted, at, exact, last_ticks });
+        }
+        if promoted {
             self.timeline = Some(timeline);
             self.timeline_start = sample.position;
+        }
+        if promoted || restarted {
             self.version += 1;
         }
+        self.recovered_to = recovered_to;
         let new = self.primary != elected;
         if new {
             let was = node.state;

@@ -64,7 +64,7 @@ impl Scene {
             torn: false,
             streamed: Lsn(position),
             paused: false,
-            promoted_at: None,
+            recovered_to: None,
             life: 1,
             server_version_num: 150_000,
             sent: self.now,
@@ -336,6 +336,28 @@ fn lost_history_is_told() {
         said.iter().any(|line| line.contains("1000 B of WAL behind its predecessor")),
         "{said:?}"
     );
+}
+
+/// Whether its postmaster lives on or not: a backend that crashes takes the shared memory along.
+#[test]
+fn a_crash_of_the_primary_ends_a_history_and_a_clean_restart_does_not() {
+    let mut scene = Scene::running(2);
+    let mut restart = |life: i64, recovered_to: Option<u64>| {
+        scene.after(250);
+        let before = scene.topology();
+        let mut sample = scene.sample(Role::Primary, 1, 3000);
+        (sample.life, sample.recovered_to) = (life, recovered_to.map(Lsn));
+        scene.give(0, sample);
+        let after = scene.topology();
+        assert_eq!(after.era() > before.era(), after.version > before.version && life != 2);
+        after.switches.last().map(|switch| (switch.ended, switch.restarted, switch.at.0))
+    };
+    assert_eq!(restart(1, None), None);
+    assert_eq!(restart(2, None), None, "stopped and started");
+    assert_eq!(restart(3, Some(2000)), Some((1, true, 2000)));
+    assert_eq!(restart(3, Some(2000)), Some((1, true, 2000)));
+    assert_eq!(restart(3, Some(2500)), Some((1, true, 2500)), "in one life");
+    assert_eq!(scene.topology().era(), 2);
 }
 
 #[test]

@@ -176,6 +176,7 @@ fn promoted(world: &World) -> Topology {
     after.primary = Some(id(1));
     after.switches = Arc::new([Switch {
         ended: 1,
+        restarted: false,
         at: Lsn(50),
         exact: true,
         last_ticks: world.topology().node(PRIMARY).clock.ticks(),
@@ -199,6 +200,64 @@ fn lost_history_is_told_once_and_only_to_whom_it_concerns() {
     let lost = follow(Lsn(51)).unwrap();
     assert_eq!((lost.floor, lost.switch.at), (Some(Lsn(51)), Lsn(50)));
     assert_eq!(Sight::default().follow(&after, world.now()), None);
+}
+
+/// Of several ends of histories the least counts, whichever it was.
+#[test]
+fn what_the_second_of_two_failovers_has_lost_is_told_as_well() {
+    let world = World::new();
+    let mut after = promoted(&world);
+    let second = Switch { ended: 2, at: Lsn(30), ..after.switches[0].clone() };
+    after.switches = Arc::new([after.switches[0].clone(), second]);
+    after.timeline = Some(3);
+    for (floor, lost) in [(30, None), (40, Some(2)), (60, Some(2))] {
+        let mut sight = Sight::default();
+        sight.raise(Lsn(floor), &world.topology());
+        let told = sight.follow(&after, world.now());
+        assert_eq!(told.map(|lost| lost.switch.ended), lost, "{floor}");
+        assert!(sight.floor() <= Lsn(30), "{floor}");
+    }
+}
+
+/// What a crash takes from the primary no replica has had.
+#[test]
+fn a_crash_of_the_primary_loses_what_was_written_and_nothing_that_replicas_showed() {
+    let world = World::new();
+    let mut after = world.topology();
+    let crash =
+        Switch { ended: 1, restarted: true, at: Lsn(50), exact: true, last_ticks: Arc::default() };
+    after.switches = Arc::new([crash]);
+    let follow = |sight: &mut Sight| sight.follow(&after, world.now());
+    let mut wrote = Sight::default();
+    wrote.raise(Lsn(51), &world.topology());
+    assert!(wrote.is_behind(&after) && wrote.proof(id(1), world.now(), &after).is_none());
+    assert_eq!(follow(&mut wrote).unwrap().floor, Some(Lsn(51)));
+    let mut pending = Sight::default();
+    pending.on_primary(PRIMARY, world.now(), true, &world.topology());
+    assert!(follow(&mut pending).is_some(), "nobody knows");
+    let mut read = Sight::default();
+    let when = Span::at(world.now());
+    read.on_replica(id(1), when, Some(Lsn(40)), &world.topology());
+    assert_eq!(follow(&mut read), None);
+}
+
+/// A replica that follows another history already proves nothing of this one.
+#[test]
+fn a_position_of_another_timeline_is_none() {
+    let mut world = World::new();
+    world.happens(Event::Tick(1)).unwrap();
+    let topology = world.topology();
+    let mut sight = Sight::default();
+    sight.raise(Lsn(10), &topology);
+    assert!(sight.allows(id(1), &topology));
+    let clock = &topology.node(id(1)).clock;
+    let before = (*clock.latest().unwrap()).clone();
+    for (timeline, allowed) in [(Some(1), true), (Some(2), false), (None, true)] {
+        clock.push(Tick { position: Lsn(60), timeline, ..before.clone() });
+        assert_eq!(sight.allows(id(1), &topology), allowed, "{timeline:?}");
+        let opened = before.sent.checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(sight.proof(id(1), opened, &topology).is_some(), allowed, "{timeline:?}");
+    }
 }
 
 /// Whoever the old primary's clock has ticked for since knows where its last request was.

@@ -230,6 +230,7 @@ impl World {
         let last = || self.ticks[0].iter().map(|shown| Arc::new(self.as_seen(shown)));
         let switch = self.switch.map(|place| Switch {
             ended: 1,
+            restarted: false,
             at: lsn(place),
             exact: true,
             last_ticks: last().collect(),
@@ -253,6 +254,7 @@ impl World {
             position: lsn(shown.position),
             bound: lsn(shown.bound),
             snapshot: Snapshot { xmin, xmax, running },
+            timeline: None,
             next_xid: if shown.role == Role::Primary { xid(shown.next) } else { 0 },
             connected: self.instant(shown.connected),
             sent: self.instant(shown.sent),

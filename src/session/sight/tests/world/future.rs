@@ -83,7 +83,7 @@ impl World {
             }
         }
         for Session { sight, known, .. } in &self.sessions {
-            list(&mut [*known, u64::from(sight.timeline), sight.floor.0].into_iter());
+            list(&mut [*known, u64::from(sight.era), sight.floor.0].into_iter());
             let pending = sight.pending.iter();
             let at = |at| moment(since(self.base, at));
             list(&mut pending.flat_map(|one| [u64::from(one.node.0), at(one.at)]));
