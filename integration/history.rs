@@ -92,6 +92,125 @@ async fn what_a_promotion_has_lost_is_told_to_whom_it_concerns() {
     assert!(proxy.log().contains("a failover has lost what a session had written or read"));
 }
 
+/// Under `synchronous_commit = off` a commit is acknowledged before it is flushed, and a crash takes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_of_the_primary_has_lost_is_told_to_whom_it_concerns() {
+    let cluster = own_cluster();
+    let primary = cluster.primary();
+    primary.execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await.unwrap();
+    primary.execute("SELECT pg_reload_conf()").await.unwrap();
+    let database = fresh_database(&cluster).await;
+    let proxy = Proxy::start(&cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(&cluster, &database).await;
+    let (loser, told) = client_with_notices(&proxy, &database).await;
+    let (keeper, untold) = client_with_notices(&proxy, &database).await;
+    keeper.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await.unwrap();
+    let position = |client| async move {
+        let rows = Client::simple_query(client, "SHOW causeway.lsn").await.unwrap();
+        let shown = rows.iter().find_map(|row| match row {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        shown.expect("a position")
+    };
+    position(&keeper).await;
+    loser.batch_execute("SET synchronous_commit = off").await.unwrap();
+    let direct = primary.connect(&database).await.unwrap();
+    // The WAL writer may come in between.
+    let mut lost = false;
+    while !lost {
+        loser.batch_execute("INSERT INTO kept VALUES (3)").await.unwrap();
+        let at = position(&loser).await;
+        let flushed = format!("SELECT pg_current_wal_flush_lsn() < '{at}'");
+        lost = direct.query_one(&flushed, &[]).await.unwrap().get(0);
+    }
+    tokio::task::block_in_place(|| primary.stop(Stop::Kill)).unwrap();
+    proxy.await_state(primary, "down").await;
+    tokio::task::block_in_place(|| primary.restart()).unwrap();
+    await_until("there is a primary", async || {
+        proxy.get("/readyz").await.is_some_and(|(status, _)| status == 200)
+    })
+    .await;
+
+    // Past what was lost, so that positions alone would say that all is there.
+    let direct = primary.connect(&database).await.unwrap();
+    direct.batch_execute("INSERT INTO kept SELECT 1 FROM generate_series(1, 1000)").await.unwrap();
+    cluster.await_replay().await.unwrap();
+    for client in [&loser, &keeper] {
+        client.query_one("SELECT count(*) FROM kept", &[]).await.unwrap();
+    }
+    let told = told.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "told once: {told:?}");
+    assert_eq!(told[0].0, "01000");
+    assert!(told[0].1.contains("a crash of the primary has lost"), "{told:?}");
+    assert_eq!(*untold.lock().unwrap(), [], "all that this one wrote is there");
+    // A clean restart loses nothing.
+    tokio::task::block_in_place(|| primary.stop(Stop::Fast)).unwrap();
+    tokio::task::block_in_place(|| primary.restart()).unwrap();
+    await_until("there is a primary again", async || {
+        keeper.batch_execute("INSERT INTO kept VALUES (4)").await.is_ok()
+    })
+    .await;
+    assert_eq!(*untold.lock().unwrap(), []);
+}
+
+/// The other replica follows the new primary, and comes to be further than what was lost had been.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_follows_the_new_timeline_hides_no_loss() {
+    let cluster = own_cluster();
+    let database = fresh_database(&cluster).await;
+    let proxy = Proxy::start(&cluster, &ProxyOptions::default()).await;
+    proxy.await_catalog(&cluster, &database).await;
+    let key = "SET causeway.session_key = 'user:42'";
+    let (loser, told) = client_with_notices(&proxy, &database).await;
+    let (twin, told_as_well) = client_with_notices(&proxy, &database).await;
+    for client in [&loser, &twin] {
+        client.batch_execute(key).await.unwrap();
+    }
+    loser.batch_execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let [heir, follower] = cluster.replicas() else { panic!("two replicas") };
+    let direct = follower.connect(&database).await.unwrap();
+    let row = direct.query_one("SHOW primary_conninfo", &[]).await.unwrap();
+    let from = |node: &causeway::cli::demo::cluster::Node| {
+        let address = node.address();
+        address.rsplit_once(':').map(|(_, port)| format!("port={port}")).expect("a port")
+    };
+    let conninfo = row.get::<_, String>(0).replace('\'', "");
+    cut_off_replicas(&cluster).await;
+    loser.batch_execute("INSERT INTO kept VALUES (2)").await.unwrap();
+    loser.batch_execute("SHOW causeway.lsn").await.unwrap();
+    tokio::task::block_in_place(|| cluster.primary().stop(Stop::Kill)).unwrap();
+    heir.promote().await.unwrap();
+    let conninfo = conninfo.replace(&from(cluster.primary()), &from(heir));
+    let follow = format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'");
+    follower.execute(&follow).await.unwrap();
+    follower.execute("SELECT pg_reload_conf()").await.unwrap();
+    let of_heir = heir.connect(&database).await.unwrap();
+    let much = "INSERT INTO kept SELECT 1 FROM generate_series(1, 1000)";
+    of_heir.batch_execute(much).await.unwrap();
+    let count = "SELECT count(*) FROM kept";
+    await_until("the other replica follows", async || {
+        direct.query_one(count, &[]).await.unwrap().get::<_, i64>(0) == 1001
+    })
+    .await;
+    for client in [&loser, &twin] {
+        let rows: i64 = client.query_one(count, &[]).await.unwrap().get(0);
+        assert_eq!(rows, 1001);
+    }
+    for told in [told, told_as_well] {
+        let told = told.lock().unwrap().clone();
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].1.contains("has lost"), "{told:?}");
+    }
+    proxy.await_state(follower, "up").await;
+    await_until("it serves again", async || {
+        loser.query_one(count, &[]).await.unwrap();
+        proxy.metric("causeway_node_reads_total", Some(follower)).await > 0.0
+    })
+    .await;
+}
+
 const COUNTERS: usize = 8;
 
 /// Counts its own counter up and reads it and its neighbour's, until it is told to stop.

@@ -9,7 +9,8 @@ use crate::harness::ProxyOptions;
 
 /// Replicas are taken for fit however long they stand still, and are not waited for.
 fn impatient() -> ProxyOptions {
-    ProxyOptions { routing: "catchup_wait = \"1ms\"", ..super::cell::proxy_options() }
+    let routing = "safe_functions = [\"witness\"]\ncatchup_wait = \"1ms\"";
+    ProxyOptions { routing, ..super::cell::proxy_options() }
 }
 
 const READ: &str = "SELECT value FROM counters WHERE key = 0";
@@ -128,5 +129,91 @@ async fn one_statement_does_not_lower_the_level_of_another() {
     for replica in cluster.replicas() {
         replica.resume_replay().await.unwrap();
     }
+    faults::tidy(&cluster).await.unwrap();
+}
+
+/// Where replicas stand still, what lags too much is read on the primary: by hint, and by setting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_says_how_much_it_may_lag() {
+    let cluster = cluster();
+    let scene = Scene::open(&cluster, impatient(), None).await;
+    let mut writer = scene.client(&[]).await;
+    for replica in cluster.replicas() {
+        replica.pause_replay().await.unwrap();
+    }
+    write(&mut writer, 1).await;
+    let mut reader = scene.client(&[]).await;
+    run(&mut reader, "SET causeway.consistency = 'eventual'").await;
+    let hinted = format!("/* causeway: max_lag=500ms */ {READ}");
+    crate::harness::await_until("the replicas lag too much", async || {
+        let now = read(&mut writer, "SELECT value FROM counters WHERE key = 0").await;
+        assert_eq!(now, "1");
+        read(&mut reader, &hinted).await == "1"
+    })
+    .await;
+    assert_eq!(read(&mut reader, READ).await, "0", "whatever they lag");
+    run(&mut reader, "SET causeway.max_lag = '500ms'").await;
+    assert_eq!(read(&mut reader, READ).await, "1");
+    let lenient = format!("/* causeway: max_lag=1h */ {READ}");
+    assert_eq!(read(&mut reader, &lenient).await, "0", "a hint goes before the setting");
+    for replica in cluster.replicas() {
+        replica.resume_replay().await.unwrap();
+    }
+    faults::tidy(&cluster).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_is_taken_in_every_way_and_one_of_the_future_in_none() {
+    let cluster = cluster();
+    let scene = Scene::open(&cluster, impatient(), None).await;
+    let mut writer = scene.client(&[]).await;
+    for replica in cluster.replicas() {
+        replica.pause_replay().await.unwrap();
+    }
+    let position = write(&mut writer, 1).await;
+    let option = |value: &str| [("options".to_owned(), format!("-c causeway.after_lsn={value}"))];
+    assert_eq!(read(&mut scene.client(&[]).await, READ).await, "0");
+    assert_eq!(read(&mut scene.client(&option(&position)).await, READ).await, "1");
+    for set in [
+        format!("SET causeway.after_lsn = '{position}'"),
+        format!("SELECT set_config('causeway.after_lsn', '{position}', false)"),
+        format!("SET application_name = 'a'; SET causeway.after_lsn = '{position}'"),
+        format!("BEGIN; SET LOCAL causeway.after_lsn = '{position}'; SELECT 1; COMMIT"),
+    ] {
+        let mut reader = scene.client(&[]).await;
+        run(&mut reader, &set).await;
+        assert_eq!(read(&mut reader, READ).await, "1", "{set}");
+    }
+
+    let future = "FFFFFFFF/0";
+    let mut reader = scene.client(&[]).await;
+    assert_eq!(read(&mut reader, &format!("SET causeway.after_lsn = '{future}'")).await, "22023");
+    let mut config = scene.proxy.config(scene.database());
+    let refused = config.options(format!("-c causeway.after_lsn={future}"));
+    let refused = refused.connect(tokio_postgres::NoTls).await.err().expect("it is refused");
+    assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("22023"));
+    // What only PostgreSQL has looked at counts for nothing: replicas serve all the same, and under a key nobody is
+    // held up.
+    let key = [("causeway.session_key".to_owned(), "user:7".to_owned())];
+    for set in [
+        format!("SELECT set_config('causeway.after_lsn', '{future}', false)"),
+        format!("SELECT 1; SET causeway.after_lsn = '{future}'"),
+    ] {
+        for _ in 0..2 {
+            let mut reader = scene.client(&key).await;
+            run(&mut reader, &set).await;
+            // It has been on the primary, and sees what is there.
+            assert_eq!(read(&mut reader, READ).await, "1", "{set}");
+        }
+    }
+    for replica in cluster.replicas() {
+        replica.resume_replay().await.unwrap();
+    }
+    let key = key.clone();
+    crate::harness::await_until("replicas serve under the key", async || {
+        let mut reader = scene.client(&key).await;
+        read(&mut reader, "SELECT witness()").await.starts_with("replica")
+    })
+    .await;
     faults::tidy(&cluster).await.unwrap();
 }

@@ -74,6 +74,11 @@ impl<'a> Scene<'a> {
         Session::new(number, client, protocol, &[own], Arc::clone(&self.ground))
     }
 
+    /// The database that it is about.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
     /// A client of whom nothing is noted.
     pub async fn client(&self, parameters: &[(String, String)]) -> Client {
         Client::connect(self.proxy.address, &self.database, parameters).await
