@@ -41,9 +41,24 @@ impl Vain {
 }
 
 impl Session {
-    /// Before a statement that may need its database without connections.
+    /// Before a statement that may need its database without connections, or that is about roles: whoever logs in
+    /// when its client has heard the answer must not be judged by what was known before, and the answer may be
+    /// there before this session has taken note of it.
     pub(super) fn make_way(&self) {
+        if let Some(roles) = &self.eyes.rules.roles {
+            for name in self.machine.disturbed() {
+                roles.forget(name);
+            }
+        }
         let Some(script) = self.machine.disturbing() else { return };
+        if let Some(roles) = &self.eyes.rules.roles
+            && script.statements.iter().any(|one| one.verb.ends_with(" ROLE"))
+        {
+            let names = script.statements.iter().flat_map(|one| &one.identifiers);
+            names.map(|name| &**name).chain([&*self.account.user]).for_each(|name| {
+                roles.forget(Some(name));
+            });
+        }
         if !self.shared.vain.is_heard(&self.account.user, Instant::now()) {
             return;
         }
@@ -77,7 +92,7 @@ impl Session {
                 self.shared.pools.retire(|account| is_it(&account.database));
                 continue;
             }
-            if verb == "ALTER ROLE" {
+            if matches!(verb, "ALTER ROLE" | "DROP ROLE") {
                 self.shared.pools.retire(|account| is_it(&account.user));
             }
             if let Some(roles) = &self.eyes.rules.roles {

@@ -33,6 +33,7 @@ use crate::server::Identity;
 use crate::server::laid::statement_for;
 use crate::sql::Script;
 use crate::sql::statement::{Class, Lexis, Modes, SessionEffect, Statement, Transaction};
+use crate::sql::subject::Subject;
 
 /// One session.
 #[derive(Debug)]
@@ -191,6 +192,14 @@ impl Machine {
         let (settled, open): (Vec<_>, Vec<_>) = all.0.into_iter().partition(|one| one.settled);
         self.disturbances = (!open.is_empty()).then(|| Box::new(Disturbances(open)));
         settled
+    }
+
+    /// Whom the transaction under way has done something to; all, where that cannot be told.
+    pub(super) fn disturbed(&self) -> impl Iterator<Item = Option<&str>> {
+        self.disturbances.iter().flat_map(|all| &all.0).map(|one| match &one.subject {
+            Subject::Named(name) => Some(&**name),
+            Subject::Own | Subject::All => None,
+        })
     }
 
     /// A transaction has ended: what it did to roles and databases counts, or is forgotten.
