@@ -426,6 +426,30 @@ async fn a_role_that_was_made_anew_is_looked_up_anew() {
     .await;
 }
 
+/// Servers of a role that is gone serve no other of its name, whoever has made it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_was_made_anew_has_servers_of_its_own() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("anew");
+    let made = format!("CREATE ROLE {role} LOGIN PASSWORD 'same'");
+    run(&made).await;
+    let proxy = proxy_with(format!("{section}keep = \"0s\"\n")).await;
+    let who = async |client: &Client| {
+        for place in ["primary", "replica"] {
+            let text = format!("/* causeway: {place} */ SELECT session_user::text");
+            let row = client.query_one(&text, &[]).await.expect("a server of this role");
+            assert_eq!(row.get::<_, String>(0), role, "{place}");
+        }
+    };
+    who(&enter(&proxy, &role, "same", "app").await.unwrap()).await;
+    run(&format!("DROP ROLE {role}; {made}")).await;
+    who(&enter(&proxy, &role, "same", "app").await.unwrap()).await;
+    let postgres = enter(&proxy, "postgres", "postgres", "app").await.unwrap();
+    postgres.batch_execute(&format!("DROP ROLE {role}; {made}")).await.unwrap();
+    shared_cluster().await_replay().await.unwrap();
+    who(&enter(&proxy, &role, "same", "app").await.unwrap()).await;
+}
+
 /// A moment in a few seconds, by the database's clock.
 async fn soon() -> String {
     let direct = shared_cluster().primary().connect("postgres").await.unwrap();

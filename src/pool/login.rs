@@ -5,6 +5,8 @@
 //! is tried and goes first again. So neither a password that has just been changed nor a client that still has
 //! the old one takes its servers from a session that is there.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use parking_lot::Mutex;
 
 use crate::auth::ServerSecret;
@@ -17,6 +19,8 @@ pub struct Login {
     user: String,
     database: String,
     secrets: Mutex<Secrets>,
+    /// The number of the one in use, for those who only compare it.
+    number: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -33,7 +37,8 @@ impl Login {
     #[must_use]
     pub fn new(user: &str, database: &str, secret: Option<ServerSecret>) -> Self {
         let secrets = Secrets { now: secret, number: 0, before: None, last_number: 0 };
-        Self { user: user.into(), database: database.into(), secrets: Mutex::new(secrets) }
+        let (secrets, number) = (Mutex::new(secrets), AtomicU64::new(0));
+        Self { user: user.into(), database: database.into(), secrets, number }
     }
 
     /// A client has logged in that has this. One that has shown nothing (by certificate, or trusted) takes nothing
@@ -47,6 +52,7 @@ impl Login {
             let before = (before, std::mem::replace(&mut secrets.number, number));
             secrets.before = Some(before).filter(|(secret, _)| secret.is_some());
         }
+        self.number.store(secrets.number, Ordering::Release);
     }
 
     /// What to open servers with.
@@ -75,7 +81,13 @@ impl Login {
         if secrets.now != with.secret {
             secrets.swap(with.secret.as_ref());
         }
+        self.number.store(secrets.number, Ordering::Release);
         secrets.number
+    }
+
+    /// Which secret is in use.
+    pub(super) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     fn with(&self, secret: Option<ServerSecret>) -> ServerLogin {
@@ -126,11 +138,13 @@ mod tests {
         assert_eq!(login.instead(&new, &refused("28P01")).unwrap().secret, Some(secret("old")));
         assert!(login.instead(&new, &refused("53300")).is_none());
         let newer = login.opened(&new);
+        assert_eq!(login.number(), newer);
         assert_ne!(newer, old, "what was opened before may be another's");
         login.adopt(Some(secret("stale")));
         let stale = login.now();
+        assert_ne!(login.number(), newer, "to be tried");
         let instead = login.instead(&stale, &refused("28P01")).unwrap();
-        assert_eq!(login.opened(&instead), newer);
+        assert_eq!((login.opened(&instead), login.number()), (newer, newer));
         assert_eq!(login.now().secret, Some(secret("new")), "it goes first again");
         // One who opens servers meanwhile tries the newest.
         assert_eq!(login.instead(&stale, &refused("28P01")).unwrap().secret, Some(secret("new")));

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -118,11 +119,12 @@ struct State {
     waiting: Vec<VecDeque<Waiter>>,
     last_number: u64,
     bounds: Bounds,
-    /// The number of the secret that the last was opened with.
-    opened_with: Option<u64>,
     /// Servers opened before are not used again.
     retired: Option<Instant>,
 }
+
+/// No server was opened yet.
+const NONE: u64 = u64::MAX;
 
 /// How many servers a pool has, and who waits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -141,6 +143,8 @@ pub struct Pool {
     pub node: NodeId,
     address: Address,
     login: Arc<Login>,
+    /// The number of the secret that the last server was opened with; [`NONE`] before.
+    opened_with: AtomicU64,
     peers: Arc<Peers>,
     connector: ConnectorCell,
     state: Mutex<State>,
@@ -170,22 +174,23 @@ impl Pool {
             waiting: (0..workers).map(|_| VecDeque::new()).collect(),
             last_number: 0,
             bounds,
-            opened_with: None,
             retired: None,
         };
-        Self { node, address, login, peers, connector, state: Mutex::new(state) }
+        let (state, opened_with) = (Mutex::new(state), AtomicU64::new(NONE));
+        Self { node, address, login, opened_with, peers, connector, state }
     }
 
     /// An idle server that is registered with `worker`, if there is one. What [`lease`](Self::lease)
     /// begins with, for those who would have to prepare for waiting.
     pub fn lease_own(self: &Arc<Self>, worker: usize, epoch: u64) -> Option<Lease> {
-        loop {
+        while !self.is_in_doubt() {
             let server = self.state.lock().idle[worker].pop()?;
             let mut lease = Lease::new(server, Place::new(self.clone()));
             if lease.epoch == epoch && lease.is_alive() {
                 return Some(lease);
             }
         }
+        None
     }
 
     /// A server for the session that runs on `worker`: an idle one, a new one while there is room,
@@ -210,7 +215,7 @@ impl Pool {
             return Ok(lease);
         }
         let waiting = match self.try_take(worker, epoch, wish) {
-            Taken::Lease(lease) if !wish.allows(&lease) => {
+            Taken::Lease(lease) if !wish.allows(&lease) || self.is_in_doubt() => {
                 return self.open(lease.close(), worker, epoch).await;
             }
             Taken::Lease(lease) => return Ok(lease),
@@ -221,7 +226,9 @@ impl Pool {
         let bounds = self.bounds();
         let mut waiting = Waiting { granted: waiting, pool: self, epoch };
         match tokio::time::timeout(bounds.wait, &mut waiting.granted).await {
-            Ok(Ok(Grant::Server(mut lease))) if lease.epoch == epoch && wish.allows(&lease) => {
+            Ok(Ok(Grant::Server(mut lease)))
+                if lease.epoch == epoch && wish.allows(&lease) && !self.is_in_doubt() =>
+            {
                 match lease.rehome(worker) {
                     Ok(()) => Ok(lease),
                     Err(source) => Err(LeaseError::Connect(ConnectError::Unreachable(source))),
@@ -232,6 +239,13 @@ impl Pool {
             Ok(Ok(Grant::Place(place))) => self.open(place, worker, epoch).await,
             Ok(Err(_)) | Err(_) => Err(LeaseError::Busy { size: bounds.size, waited: bounds.wait }),
         }
+    }
+
+    /// Whether the account has another secret than the idle servers were opened with. What has been proved may be
+    /// another role of the same name, so a server is opened before one of these is used.
+    fn is_in_doubt(&self) -> bool {
+        let with = self.opened_with.load(Ordering::Acquire);
+        with != NONE && with != self.login.number()
     }
 
     /// Whether this server is idle here.
@@ -300,16 +314,17 @@ impl Pool {
     ) -> Result<Established, LeaseError> {
         let mut login = self.login.now();
         let mut opened = connect::connect(&self.address, connector, &login, timeout).await;
-        if let Err(error) = &opened
-            && let Some(instead) = self.login.instead(&login, error)
-        {
+        // Twice: a replica may hear of the new one between two attempts.
+        for _ in 0..2 {
+            let Err(error) = &opened else { break };
+            let Some(instead) = self.login.instead(&login, error) else { break };
             login = instead;
             opened = connect::connect(&self.address, connector, &login, timeout).await;
         }
         let established = opened.map_err(LeaseError::Connect)?;
         let number = self.login.opened(&login);
-        let before = self.state.lock().opened_with.replace(number);
-        if before.is_some_and(|before| before != number) {
+        let before = self.opened_with.swap(number, Ordering::AcqRel);
+        if before != NONE && before != number {
             self.retire();
         }
         Ok(established)
