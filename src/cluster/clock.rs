@@ -382,6 +382,7 @@ pub(super) fn not_yet_written(inserted: Lsn, block_size: u64, segment_size: u64)
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use proptest::prelude::*;
 
     #[test]
     fn who_waits_alone_is_asked_for_at_once_and_others_share() {
@@ -450,6 +451,65 @@ mod tests {
             (8192, 8192),
         ] {
             assert_eq!(written(lsn), wanted, "{lsn}");
+        }
+    }
+
+    /// However many come, a round trip costs one question.
+    #[test]
+    fn all_who_wait_share_one_question() {
+        let (clock, start) = (Clock::default(), Instant::now());
+        let mut last = None;
+        for round in 0..50_u64 {
+            let at = |ms: u64| start + Duration::from_millis(10 * round + ms);
+            // They come at different moments, some while the question before was on its way.
+            let sessions: Vec<_> = (0..500_u64)
+                .map(|session| {
+                    let wake = Arc::new(Notify::new());
+                    clock.wake_at(at(session % 5), Lsn(0), &wake);
+                    wake
+                })
+                .collect();
+            assert!(matches!(clock.demand(last), Demand::Now | Demand::Shared));
+            clock.asking();
+            last = Some(at(6));
+            assert_eq!(clock.demand(last), Demand::Waited, "nobody is left who was not asked for");
+            clock.push(Tick::of_replica(Lsn(round), start, at(6)));
+            assert!(sessions.iter().all(|wake| wake.notified().now_or_never().is_some()));
+            assert_eq!(clock.waiting(), 0);
+        }
+    }
+
+    /// `XLogBytePosToRecPtr` and `XLogBytePosToEndRecPtr` of `src/backend/access/transam/xlog.c`: where the next
+    /// record begins, and where the last one ends, after so many bytes of records.
+    fn pointers(bytes: u64, block: u64, segment: u64) -> (u64, u64) {
+        const SHORT: u64 = 24;
+        const LONG: u64 = 40;
+        let in_page = block - SHORT;
+        let in_segment = segment / block * in_page - (LONG - SHORT);
+        let (segments, left) = (bytes / in_segment, bytes % in_segment);
+        let (begin, end) = if left < block - LONG {
+            (left + LONG, if left == 0 { 0 } else { left + LONG })
+        } else {
+            let left = left - (block - LONG);
+            let pages = block + left / in_page * block;
+            let rest = left % in_page;
+            (pages + rest + SHORT, if rest == 0 { pages } else { pages + rest + SHORT })
+        };
+        (segments * segment + begin, segments * segment + end)
+    }
+
+    proptest! {
+        #[test]
+        fn an_idle_insert_position_is_where_the_last_record_ends(
+            block in prop::sample::select(vec![4096_u64, 8192, 16384, 65536]),
+            segment in prop::sample::select(vec![1_u64 << 20, 16 << 20, 1 << 30]),
+            pages in 0_u64..1 << 22,
+            off in -48_i64..48,
+        ) {
+            // Records end on multiples of eight, and most interesting near the border of a page.
+            let bytes = (pages * (block - 24)).saturating_add_signed(off) / 8 * 8;
+            let (begin, end) = pointers(bytes, block, segment);
+            prop_assert_eq!(not_yet_written(Lsn(begin), block, segment), Lsn(end));
         }
     }
 }

@@ -176,6 +176,7 @@ mod tests {
     use super::*;
     use crate::cluster::Lsn;
     use crate::cluster::topology::Switch;
+    use proptest::prelude::*;
 
     #[test]
     fn a_key_is_one_however_often_it_is_asked_for_and_is_forgotten_only_when_free() {
@@ -271,5 +272,62 @@ mod tests {
         let again = topology(&[50, 40, 20]);
         let mut first = take(&key, &Sight::default(), &again);
         assert!(first.share(&mut Sight::default(), &again, now).1.is_some());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Event {
+        /// A session takes a key.
+        Takes(usize, u8),
+        /// It writes, and is answered.
+        Writes(usize),
+        /// It is gone.
+        Leaves(usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => (0..4_usize, 0..12_u8).prop_map(|(session, key)| Event::Takes(session, key)),
+            3 => (0..4_usize).prop_map(Event::Writes),
+            1 => (0..4_usize).prop_map(Event::Leaves),
+        ]
+    }
+
+    proptest! {
+        /// Whatever was once known under a key is known to whoever takes it, forgotten or not.
+        #[test]
+        fn a_key_never_falls_behind_what_it_knew(events in prop::collection::vec(event(), 1..120)) {
+            let (keys, topology, now) = (Keys::new(3), topology(&[]), Instant::now());
+            let database: Arc<str> = "app".into();
+            let mut sessions: [(Sight, Option<(u8, Holding)>); 4] = Default::default();
+            let (mut known, mut written) = ([0_u64; 12], 0);
+            for event in events {
+                let (Event::Takes(at, _) | Event::Writes(at) | Event::Leaves(at)) = event;
+                let (sight, holding) = &mut sessions[at];
+                match event {
+                    Event::Takes(_, name) => {
+                        let key = keys.key(&database, &name.to_string());
+                        *holding = Some((name, Holding::new(key, sight, &topology, now)));
+                    }
+                    Event::Writes(_) => {
+                        written += 1;
+                        sight.raise(Lsn(written), &topology);
+                        if let Some((_, holding)) = holding {
+                            holding.key.departs(NodeId(0), now);
+                            holding.key.arrives(NodeId(0), sight, &topology, now);
+                        }
+                    }
+                    Event::Leaves(_) => (*sight, *holding) = Default::default(),
+                }
+                if let Some((name, holding)) = holding {
+                    let known = &mut known[usize::from(*name)];
+                    *known = (*known).max(sight.floor().0);
+                    let (flights, lost) = holding.share(sight, &topology, now);
+                    prop_assert!(flights.is_empty() && lost.is_none());
+                    prop_assert!(sight.floor().0 >= *known);
+                    *known = sight.floor().0;
+                }
+                prop_assert!(keys.known.lock().keys.len() <= 3 + 4);
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
+use causeway::cluster::topology::Switch;
 use causeway::cluster::{Lsn, NodeId, Tick};
 use causeway::protocol::write;
 
@@ -452,4 +453,36 @@ async fn what_is_written_before_or_together_with_a_key_is_under_it() {
         bed.tick(1, 20);
         bed.replica().await;
     }
+}
+
+/// What is asked of a primary that has died is asked of the next as soon as there is one.
+#[tokio::test(start_paused = true)]
+async fn another_primary_wakes_who_waits_for_the_first() {
+    let mut bed = Bed::fresh(1).await;
+    let (mut client, _primary) = has_written(&mut bed).await;
+    client.ask("show causeway.lsn").await;
+    settle().await;
+    let began = tokio::time::Instant::now();
+    let there = bed.shared.cluster.topology();
+    let mut after = (*there).clone();
+    (after.primary, after.timeline, after.version) = (Some(NodeId(1)), Some(2), 2);
+    after.switches = std::sync::Arc::new([Switch {
+        ended: 1,
+        restarted: false,
+        at: Lsn(50),
+        exact: true,
+        last_ticks: std::sync::Arc::default(),
+    }]);
+    bed.shared.cluster.set(after);
+    settle().await;
+    let (now, clock) = (Instant::now(), &there.node(NodeId(1)).clock);
+    clock.push(Tick::of_primary(Lsn(60), 1000, now, now));
+    let mut heir = bed.replica().await;
+    heir.hears_kinds("Q").await;
+    heir.done("SET", b'I').await;
+    heir.hears("show causeway.lsn").await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    heir.row(b'I').await;
+    // What may be lost is told first.
+    assert_eq!(client.answer().await, "N T D SELECT 1 Z:I");
 }
