@@ -655,6 +655,39 @@ async fn guessing_side_by_side_is_no_faster() {
     assert!(refused.is_some_and(|count| count >= 300.0), "{refused:?}");
 }
 
+/// A password that was changed at the server: those who come with it at once and are asked by what was kept of the old
+/// one fail, but nobody is refused for it, then or later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_is_no_guess() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("rotated");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'old'")).await;
+    let proxy = proxy_with(section).await;
+    enter(&proxy, &role, "old", "app").await.expect("the old password");
+    // An answer that is younger than a second is not doubted.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    run(&format!("ALTER ROLE {role} PASSWORD 'new'")).await;
+    for round in 0..2 {
+        let mut many = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let mut config = proxy.config("app");
+            config.user(&role).password("new");
+            many.spawn(async move {
+                let error = config.connect(NoTls).await.err();
+                error.map(|e| {
+                    e.as_db_error().map_or_else(|| e.to_string(), |e| e.code().code().to_owned())
+                })
+            });
+        }
+        let told = many.join_all().await;
+        let allowed = |told: &Option<String>| match told {
+            None => true,
+            Some(code) => round == 0 && code == "28P01",
+        };
+        assert!(told.iter().all(allowed), "round {round}: {told:?}");
+    }
+}
+
 /// CVE-2015-6817 of PgBouncer: whom auth_query did not find was let in as the role that asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn cve_2015_6817_an_unknown_user_is_not_who_asks() {

@@ -39,6 +39,19 @@ impl Kept {
 }
 
 impl Role {
+    /// Whether what proves one proves the other.
+    #[must_use]
+    pub fn is_proved_like(&self, other: &Self) -> bool {
+        match (&self.kept, &other.kept) {
+            (Some(Kept::Scram(one)), Some(Kept::Scram(other))) => {
+                Arc::ptr_eq(one, other) || one.to_text() == other.to_text()
+            }
+            (Some(Kept::Md5(one)), Some(Kept::Md5(other))) => one == other,
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Whether its password counts for nothing any more, as in PostgreSQL's `get_role_password`.
     #[must_use]
     pub fn is_expired(&self, now: SystemTime) -> bool {
@@ -62,6 +75,28 @@ mod tests {
             assert!(Kept::parse(text).is_none(), "{text}");
         }
         assert!(!format!("{:?}", Kept::parse(&hash)).contains(&hash));
+    }
+
+    #[test]
+    fn another_password_is_another_proof() {
+        let scram = |salt: &[u8]| {
+            Kept::Scram(Arc::new(Verifier::derive("secret", salt, std::num::NonZeroU32::MIN)))
+        };
+        let role = |kept| Role { kept, valid_until: None, can_login: true };
+        let md5 = |password| Kept::Md5(Secret::new(md5::kept("app", password)));
+        let kinds = [
+            role(None),
+            role(Some(scram(b"one"))),
+            role(Some(scram(b"two"))),
+            role(Some(md5("one"))),
+            role(Some(md5("two"))),
+        ];
+        for (at, one) in kinds.iter().enumerate() {
+            for (other_at, other) in kinds.iter().enumerate() {
+                assert_eq!(one.is_proved_like(other), at == other_at);
+            }
+        }
+        assert!(role(Some(scram(b"one"))).is_proved_like(&role(Some(scram(b"one")))));
     }
 
     #[test]

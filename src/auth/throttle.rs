@@ -1,17 +1,21 @@
 //! Logins that fail, by address: of who has failed often few proofs are judged, however many come at once.
 //!
-//! Pure but for its lock. Owns the places in which proofs are judged: whoever is suspect takes the next one that is
-//! free, and waits for it, or is refused when it would take too long. Failures count for the user as whom they were
-//! made and for the address, and each gets its own places: a user who has proved itself from there before goes by its
-//! own failures alone, so that a stranger behind the same load balancer does not lock it out. An address of IPv6 is
-//! its /64, which is what one machine has. Bounded: when too many have failed of late, the oldest are forgotten.
+//! Owns the places in which proofs are judged: whoever is suspect takes the next one that is free, and waits for it, or
+//! is refused when it would take too long. Failures count for the user as whom they were made and for the address, and
+//! each gets its own places. A user who has proved itself from there of late goes by the failures under its name alone,
+//! and cannot be told from a stranger behind the same load balancer who guesses at it: neither is refused, and neither
+//! waits for longer than a second. What keeps such a stranger slow is that second and how many may be logging in at
+//! once. One who has never been let in from there can be kept out by others' failures. An address of IPv6 is its /64,
+//! which is what one machine has. Bounded: when too many have failed of late, the oldest are forgotten.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::telemetry::Registry;
 use crate::telemetry::metrics::Counter;
@@ -21,7 +25,7 @@ const FREE: u32 = 3;
 /// The first time between two proofs; each further failure doubles it.
 const FIRST: Duration = Duration::from_millis(250);
 /// The longest time between two for one user, and for all users of an address together, among whom may be such as
-/// have never failed.
+/// have never failed. The second is also the most that a user waits who is known.
 const LONGEST: Duration = Duration::from_secs(8);
 const LONGEST_OF_ALL: Duration = Duration::from_secs(1);
 /// Failures are forgotten after so long without another.
@@ -35,6 +39,8 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub struct Throttle {
     state: Mutex<State>,
+    /// Somebody has become known.
+    news: Notify,
     waited: Counter,
     refused: Counter,
 }
@@ -66,6 +72,8 @@ pub struct Attempt<'a> {
     key: (IpAddr, Box<str>),
     /// It counts as a failure already, of the user and of the address, as long as it has not succeeded.
     counted: (bool, bool),
+    /// The user was known when the place was taken.
+    was_known: bool,
 }
 
 impl Throttle {
@@ -78,26 +86,37 @@ impl Throttle {
             &["outcome"],
         );
         let (waited, refused) = (throttled.with(&["waited"]), throttled.with(&["refused"]));
-        Self { state: Mutex::default(), waited, refused }
+        Self { state: Mutex::default(), news: Notify::new(), waited, refused }
     }
 
     /// Somebody wants to log in as this user.
     #[must_use]
     pub fn attempt(&self, from: IpAddr, user: &str) -> Attempt<'_> {
-        Attempt { throttle: self, key: (source(from), user.into()), counted: (false, false) }
+        let key = (source(from), user.into());
+        Attempt { throttle: self, key, counted: (false, false), was_known: false }
     }
 }
 
 impl Attempt<'_> {
+    /// Whether so many have failed that a proof would be counted before it is judged.
+    #[must_use]
+    pub fn is_suspect(&self, now: Instant) -> bool {
+        let state = self.throttle.state.lock();
+        let are_many = |all: Option<&Failures>| all.is_some_and(|all| all.are_many(now));
+        are_many(state.users.get(&self.key))
+            || are_many(state.addresses.get(&self.key.0)) && !state.knows(&self.key, now)
+    }
+
     /// Takes the place in which the proof is judged: how long to wait for it. To be called when the proof is there,
     /// and only once; what came of it is to be told before another is judged.
     ///
     /// # Errors
-    /// If it would have to wait for longer than `patience`.
+    /// If it would have to wait for longer than `patience`, and is not known.
     pub fn turn(&mut self, now: Instant, patience: Duration) -> Result<Duration, Throttled> {
         let mut state = self.throttle.state.lock();
-        let State { addresses, users, known } = &mut *state;
-        let is_known = known.get(&self.key).is_some_and(|since| now.duration_since(*since) < KNOWN);
+        let is_known = state.knows(&self.key, now);
+        self.was_known = is_known;
+        let State { addresses, users, .. } = &mut *state;
         let by_user = users.get_mut(&self.key).filter(|failures| failures.are_many(now));
         let by_address =
             addresses.get_mut(&self.key.0).filter(|all| !is_known && all.are_many(now));
@@ -106,15 +125,17 @@ impl Attempt<'_> {
         let Some(place) = next(&by_user).max(next(&by_address)) else {
             return Ok(Duration::ZERO);
         };
-        let wait = place.saturating_duration_since(now);
-        if wait > patience {
+        let mut wait = place.saturating_duration_since(now);
+        if is_known {
+            wait = wait.min(LONGEST_OF_ALL);
+        } else if wait > patience {
             self.counted = (false, false);
             self.throttle.refused.inc();
             return Err(Throttled);
         }
         // Counted beforehand: those who wait side by side must not all be the fourth.
         if let Some(failures) = by_user {
-            failures.one_more(now + wait, LONGEST);
+            failures.one_more(now + wait, if is_known { LONGEST_OF_ALL } else { LONGEST });
         }
         if let Some(failures) = by_address {
             failures.one_more(now + wait, LONGEST_OF_ALL);
@@ -125,15 +146,44 @@ impl Attempt<'_> {
         Ok(wait)
     }
 
+    /// Waits for the place that was taken, or until the user proves itself from there elsewhere, after which
+    /// nothing is held against it.
+    pub async fn wait(&self, place: Duration) {
+        let mut slept = pin!(tokio::time::sleep(place));
+        loop {
+            let mut news = pin!(self.throttle.news.notified());
+            // From here on nothing is missed, whatever becomes known after the look.
+            news.as_mut().enable();
+            if !self.was_known && self.throttle.state.lock().knows(&self.key, Instant::now()) {
+                return;
+            }
+            tokio::select! {
+                () = &mut slept => return,
+                () = news => {}
+            }
+        }
+    }
+
     /// It has failed.
     pub fn failed(&self, now: Instant) {
         let mut state = self.throttle.state.lock();
         let State { addresses, users, .. } = &mut *state;
-        if !self.counted.0 {
+        // What was counted beforehand may have been forgiven with what others had failed in.
+        if !self.counted.0 || !users.contains_key(&self.key) {
             note(users, &self.key, now, LONGEST);
         }
         if !self.counted.1 {
             note(addresses, &self.key.0, now, LONGEST_OF_ALL);
+        }
+    }
+
+    /// It has failed, was told so, and turns out to have been judged by what did not hold any more.
+    pub fn excused(&self) {
+        let mut state = self.throttle.state.lock();
+        let State { addresses, users, .. } = &mut *state;
+        let both = [users.get_mut(&self.key), addresses.get_mut(&self.key.0)];
+        for failures in both.into_iter().flatten() {
+            failures.count = failures.count.saturating_sub(1);
         }
     }
 
@@ -146,12 +196,23 @@ impl Attempt<'_> {
         {
             failures.count = failures.count.saturating_sub(1);
         }
+        let was_known = state.knows(&self.key, now);
         if let Some(since) = state.known.get_mut(&self.key) {
             *since = now;
         } else {
             make_room(&mut state.known, |since| *since);
             state.known.insert(self.key.clone(), now);
         }
+        drop(state);
+        if !was_known {
+            self.throttle.news.notify_waiters();
+        }
+    }
+}
+
+impl State {
+    fn knows(&self, key: &(IpAddr, Box<str>), now: Instant) -> bool {
+        self.known.get(key).is_some_and(|since| now.saturating_duration_since(*since) < KNOWN)
     }
 }
 
@@ -292,6 +353,57 @@ mod tests {
             fails(&throttle, from, "mallory", &mut now);
         }
         assert!(waits(&throttle, from, "mallory", now) >= FIRST * 2);
+    }
+
+    #[test]
+    fn who_is_known_is_never_refused_for_what_fails_under_its_name() {
+        let (throttle, now) = (throttle(), Instant::now());
+        throttle.attempt(address("192.0.2.1"), "app").succeeded(now);
+        for _ in 0..2000 {
+            let mut guess = throttle.attempt(address("192.0.2.1"), "app");
+            let wait = guess.turn(now, PATIENCE).expect("a known user is not refused");
+            assert!(wait <= LONGEST_OF_ALL, "{wait:?}");
+            if wait.is_zero() {
+                guess.failed(now);
+            }
+        }
+        assert_eq!(
+            throttle.attempt(address("192.0.2.1"), "app").turn(now, FIRST),
+            Ok(LONGEST_OF_ALL)
+        );
+        assert_eq!(throttle.refused.value(), 0);
+    }
+
+    #[test]
+    fn a_failure_can_be_excused() {
+        let (throttle, mut now) = (throttle(), Instant::now());
+        for _ in 0..4 {
+            fails(&throttle, "192.0.2.1", "app", &mut now);
+        }
+        let attempt = throttle.attempt(address("192.0.2.1"), "app");
+        assert!(attempt.is_suspect(now));
+        attempt.excused();
+        assert!(!attempt.is_suspect(now));
+        assert_eq!(waits(&throttle, "192.0.2.1", "app", now), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_is_let_go_when_its_user_becomes_known() {
+        let (throttle, mut now) = (throttle(), Instant::now());
+        for _ in 0..9 {
+            fails(&throttle, "192.0.2.1", "app", &mut now);
+        }
+        let mut sleeper = throttle.attempt(address("192.0.2.1"), "app");
+        let wait = sleeper.turn(now, PATIENCE).unwrap();
+        let began = tokio::time::Instant::now();
+        tokio::join!(sleeper.wait(wait), async {
+            throttle.attempt(address("192.0.2.1"), "other").succeeded(now);
+            tokio::time::sleep(FIRST).await;
+            throttle.attempt(address("192.0.2.1"), "app").succeeded(now);
+        });
+        assert!(wait == LONGEST && began.elapsed() < wait / 2, "{:?}", began.elapsed());
+        sleeper.failed(now);
+        assert_eq!(throttle.state.lock().users.len(), 1, "counted though the others were forgiven");
     }
 
     #[test]

@@ -66,6 +66,15 @@ impl Answers {
         state.absent.get(name).filter(|at| counts(at)).map(|_| Answer::Absent)
     }
 
+    /// Whether this is still the last that was heard of that name, however long ago.
+    pub fn holds(&self, name: &str, role: Option<&Arc<Role>>) -> bool {
+        let state = self.state.lock();
+        match role {
+            Some(role) => state.roles.get(name).is_some_and(|(now, _)| Arc::ptr_eq(now, role)),
+            None => state.absent.contains_key(name),
+        }
+    }
+
     /// The database has answered.
     pub fn put(&self, name: &str, role: Option<Arc<Role>>, now: Instant) {
         let state = &mut *self.state.lock();
@@ -159,8 +168,9 @@ mod tests {
             assert!(answers.get(name, now + LEAST_KEEP).is_some(), "too young to be doubted");
             let Some(earlier) = now.checked_sub(LEAST_KEEP) else { return };
             answers.put(name, None, earlier);
+            assert!(answers.holds(name, None) && !answers.holds(name, Some(&role())));
             answers.doubt(name);
-            assert!(answers.get(name, now).is_none());
+            assert!(answers.get(name, now).is_none() && !answers.holds(name, None));
         }
         answers.put("one", Some(role()), now);
         answers.put("two", None, now);

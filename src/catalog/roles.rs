@@ -102,6 +102,27 @@ impl Roles {
         Ok(role)
     }
 
+    /// Whether a challenge by `known` asks for what does not prove the role any more. Asks the database only if a
+    /// login has failed on it since.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn is_outdated(
+        &self,
+        name: &str,
+        known: Option<&Arc<Role>>,
+        from: Option<IpAddr>,
+    ) -> bool {
+        if self.answers.holds(name, known) {
+            return false;
+        }
+        match (known, self.find(name, from).await) {
+            (Some(known), Ok(Some(role))) => !known.is_proved_like(&role),
+            (known, Ok(role)) => known.is_some() != role.is_some(),
+            (_, Err(_)) => false,
+        }
+    }
+
     /// A client has changed this role, or nobody knows which.
     pub fn forget(&self, name: Option<&str>) {
         self.answers.forget(name);

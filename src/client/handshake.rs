@@ -105,6 +105,12 @@ pub enum HandshakeError {
         /// Whether it could have succeeded at all.
         doom: Option<Doom>,
     },
+    /// Its password was changed after it had been asked for it, and what it sent has not been judged.
+    #[error("the password of user \"{user}\" has changed meanwhile")]
+    Outdated {
+        /// Who it says it is.
+        user: String,
+    },
     /// Too many have failed from there, and its proof has not been judged.
     #[error("too many logins from this address have failed")]
     Throttled(#[from] Throttled),
@@ -201,6 +207,7 @@ impl HandshakeError {
             | Self::MayNotLogIn { .. }
             | Self::Startup(_)
             | Self::Authentication { .. }
+            | Self::Outdated { .. }
             | Self::Throttled(_)
             | Self::UnexpectedMessage { .. }
             | Self::MessageLength
@@ -228,6 +235,7 @@ impl HandshakeError {
             | Self::Io(_) => None,
             Self::Startup(error) => Some(error.report()),
             Self::Authentication { user, source, .. } => Some(source.report(user)),
+            Self::Outdated { user } => Some(ScramError::Mismatch.report(user)),
             Self::Throttled(_) => Some(
                 ErrorReport::fatal("53300", self.to_string())
                     .with_detail("The password was not looked at. Try again later."),

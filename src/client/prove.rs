@@ -6,6 +6,7 @@
 //!
 //! Order and texts follow PostgreSQL 18 (`auth.c`, `auth-sasl.c`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,10 +15,12 @@ use rand::RngCore;
 
 use super::handshake::{Entrance, HandshakeError};
 use crate::auth::credentials::{Challenge, Doom};
+use crate::auth::role::Role;
 use crate::auth::scram::{self, Binding, ScramError};
 use crate::auth::throttle::Attempt;
 use crate::auth::turns::Turn;
 use crate::auth::{ServerSecret, Visitor, admit, md5};
+use crate::catalog::Roles;
 use crate::config::settings::{Method, Secret};
 use crate::net::{PeerAddr, ReadAhead, Stream};
 use crate::protocol::backend;
@@ -60,11 +63,10 @@ pub(super) async fn prove(
     {
         certified(&wire.stream, acceptor, user)?;
     }
-    let role = match entrance.roles {
-        Some(roles) if entrance.credentials.needs_look_up(user) => {
-            roles.find(user, address).await?
-        }
-        _ => None,
+    let roles = entrance.roles.filter(|_| entrance.credentials.needs_look_up(user));
+    let role = match roles {
+        Some(roles) => roles.find(user, address).await?,
+        None => None,
     };
     let challenge = entrance.credentials.challenge(user, role.as_deref(), SystemTime::now());
     let mut out = BytesMut::new();
@@ -73,10 +75,12 @@ pub(super) async fn prove(
     }
     let end_point = accepted.and_then(Acceptor::end_point);
     let is_judged = !matches!(method, Method::Trust | Method::Cert);
-    let address = address.filter(|_| is_judged);
-    let attempt = address.map(|address| entrance.throttle.attempt(address, user));
+    let attempt =
+        address.filter(|_| is_judged).map(|address| entrance.throttle.attempt(address, user));
     let deadline = entrance.deadline;
-    let mut exchange = Exchange { wire, out, user, challenge, end_point, attempt, deadline };
+    let believed = roles.map(|roles| Believed { roles, role: role.clone(), user, address });
+    let mut exchange =
+        Exchange { wire, out, user, challenge, end_point, attempt, believed, deadline };
     let proved = match (method, exchange.challenge.md5.is_some()) {
         (Method::Trust | Method::Cert, _) if role.is_none() && !entrance.credentials.has(user) => {
             return Err(HandshakeError::NoRole { user: user.clone() });
@@ -92,12 +96,7 @@ pub(super) async fn prove(
         }
     };
     if let Err(HandshakeError::Authentication { .. }) = proved {
-        if let Some(attempt) = &exchange.attempt {
-            attempt.failed(Instant::now());
-        }
-        if let Some(roles) = entrance.roles {
-            roles.doubt(user);
-        }
+        exchange.failed().await;
     }
     let proved = proved?;
     if let Some(attempt) = &exchange.attempt {
@@ -131,10 +130,56 @@ struct Exchange<'a> {
     end_point: Option<&'a [u8]>,
     /// What the throttle knows of it, if it comes from an address and proves itself by what can be guessed.
     attempt: Option<Attempt<'a>>,
+    /// Where the challenge comes from, if the database was asked.
+    believed: Option<Believed<'a>>,
     deadline: tokio::time::Instant,
 }
 
+/// What was known of a role when its client was challenged.
+struct Believed<'a> {
+    roles: &'a Roles,
+    role: Option<Arc<Role>>,
+    user: &'a str,
+    address: Option<IpAddr>,
+}
+
+impl Believed<'_> {
+    async fn is_outdated(&self) -> bool {
+        self.roles.is_outdated(self.user, self.role.as_ref(), self.address).await
+    }
+}
+
 impl Exchange<'_> {
+    /// The proof was not good enough. It is counted before anything is waited for, and taken back if what it was
+    /// judged by did not hold any more: who has a new password is not to pay for what was kept of the old one.
+    async fn failed(&self) {
+        if let Some(attempt) = &self.attempt {
+            attempt.failed(Instant::now());
+        }
+        let Some(believed) = &self.believed else { return };
+        believed.roles.doubt(self.user);
+        if believed.is_outdated().await
+            && let Some(attempt) = &self.attempt
+        {
+            attempt.excused();
+        }
+    }
+
+    /// Before a place is taken: of the many who were challenged by what does not hold any more nobody needs one, for
+    /// what they say is not looked at.
+    ///
+    /// # Errors
+    /// If this is one of them.
+    async fn is_of_today(&self) -> Result<(), HandshakeError> {
+        let (Some(attempt), Some(believed)) = (&self.attempt, &self.believed) else {
+            return Ok(());
+        };
+        if attempt.is_suspect(Instant::now()) && believed.is_outdated().await {
+            return Err(HandshakeError::Outdated { user: self.user.to_owned() });
+        }
+        Ok(())
+    }
+
     fn refused(&self, source: ScramError) -> HandshakeError {
         let only_md5 = self.challenge.md5.as_ref().map(|_| Doom::OnlyMd5);
         HandshakeError::Authentication {
@@ -154,12 +199,19 @@ impl Exchange<'_> {
 
     /// Waits for that place.
     async fn wait_for_place(&mut self) -> Result<(), HandshakeError> {
+        self.is_of_today().await?;
         let wait = self.place()?;
-        // A sleep of no time lasts until the timer's next tick: a millisecond of every login.
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        self.sleep(wait).await;
         Ok(())
+    }
+
+    async fn sleep(&self, wait: Duration) {
+        // A sleep of no time lasts until the timer's next tick: a millisecond of every login.
+        if !wait.is_zero()
+            && let Some(attempt) = &self.attempt
+        {
+            attempt.wait(wait).await;
+        }
     }
 
     /// Says what is in `out`.
@@ -218,12 +270,13 @@ impl Exchange<'_> {
         let sent = message.strip_suffix(&[0]).and_then(|sent| std::str::from_utf8(sent).ok());
         let password = Secret::new(sent.ok_or(HandshakeError::MessageFormat)?);
         let (challenge, user) = (self.challenge.clone(), self.user.to_owned());
+        self.is_of_today().await?;
         // The place is taken when it is this proof's turn: until then others may have failed.
         let mut turn = Turn::take().await;
         let wait = self.place()?;
         if !wait.is_zero() {
             drop(turn);
-            tokio::time::sleep(wait).await;
+            self.sleep(wait).await;
             turn = Turn::take().await;
         }
         let judged = turn.derive(move || challenge.judge(&user, password.expose())).await;
