@@ -347,9 +347,34 @@ fn haunted() -> Catalog {
         sourced(30_003, "writes_there", "begin insert into watched values ($1); return 1; end"),
         sourced(30_004, "log", "begin create temp table x (a int); return 1; end"),
     ];
+    let mut functions = functions;
+    // PostgreSQL's own, which trees name by their numbers.
+    functions.push(function(2882, 11, "pg_try_advisory_lock", true, 1));
+    functions.push(function(NEXTVAL, 11, "nextval", true, 1));
+    let ticket = "begin return nextval('s'); end";
+    let mut ticketing = function(30_005, APP, "next_ticket", true, 1);
+    ticketing.body = Some(Body::read(ticket, false, &mut words));
+    functions.push(ticketing);
+    let mut serial = function(30_006, APP, "adds", true, 1);
+    serial.body = Some(Body::read("begin insert into numbered values (1); end", false, &mut words));
+    functions.push(serial);
+    // Of an extension, in C.
+    functions.push(Function { shipped: true, ..function(30_007, APP, "uuid_v7", true, 0) });
     let stamp = Body::read("begin new.changed = now(); return new; end", false, &mut words);
     let locks = Body::read("begin perform pg_advisory_lock(1); return new; end", false, &mut words);
-    let tables = ["quiet", "watched", "given", "seen", "parent", "child", "referenced", "stamped"];
+    let tables = [
+        "quiet",
+        "watched",
+        "given",
+        "seen",
+        "parent",
+        "child",
+        "referenced",
+        "stamped",
+        "claim",
+        "numbers",
+        "numbered",
+    ];
     let tables = tables.iter().zip(50_000..);
     let rows = Rows {
         schemas: vec![(11, "pg_catalog".into()), (APP, "app".into())],
@@ -359,7 +384,8 @@ fn haunted() -> Catalog {
         relations: tables.map(|(name, oid)| relation(oid, APP, name, b'r', b'p')).collect(),
         triggers: vec![(50_001, 31_001), (50_005, 31_001), (50_007, 31_000)],
         attached: vec![(50_002, calls(30_001))],
-        views: vec![(50_003, calls(30_000))],
+        views: vec![(50_003, calls(30_000)), (50_008, calls(2882)), (50_009, calls(NEXTVAL))],
+        moving: vec![("numbered".into(), false)],
         children: vec![(50_004, 50_005)],
         followers: vec![(50_006, 50_001)],
         operators: vec![Operator {
@@ -402,6 +428,11 @@ fn what_may_leave_something_with_its_session_is_known() {
         "do $$ begin end $$",
         "delete from quiet; insert into watched values (1)",
         "create table x as select remember(1)",
+        "select * from claim",
+        "select (1).remember",
+        "select (1::bigint).pg_advisory_lock",
+        "execute p(1); select 1",
+        "create trigger x before insert on quiet execute function y(); insert into quiet values (1)",
     ] {
         assert!(leaves(text), "{text}");
     }
@@ -415,9 +446,44 @@ fn what_may_leave_something_with_its_session_is_known() {
         "merge into quiet using stamped on true when not matched then insert (a) values (1)",
         "copy quiet from stdin",
         "create index on quiet (a)",
+        "select watched.a, given.b from watched, given, referenced, parent",
+        "insert into quiet values (uuid_v7())",
     ] {
         assert!(!leaves(text), "{text}");
     }
     let unknown = SessionView { catalog: None, ..view };
-    assert!(router.decide(&script("delete from quiet"), &unknown).leaves, "there may be a trigger");
+    let leaves = |text: &str| router.decide(&script(text), &unknown).leaves;
+    assert!(leaves("delete from quiet"), "there may be a trigger");
+    assert!(leaves("select * from quiet"), "it may be a view");
+    assert!(!leaves("select 1 from pg_class") && !leaves("create table x (a int)"));
+}
+
+#[test]
+fn what_may_move_a_sequence_is_known() {
+    let catalog = haunted();
+    let router = router();
+    let view = SessionView { catalog: Some(&catalog), ..view(None) };
+    let moves = |text: &str| router.decide(&script(text), &view).moves;
+    for text in [
+        "select next_ticket(1) from quiet for update",
+        "select current_setting('TimeZone'), next_ticket(1)",
+        "/* causeway: replica */ select next_ticket(1)",
+        "select * from numbers",
+        "select adds(1)",
+        "insert into numbered default values",
+        "select nextval('s')",
+        "select unheard_of(1)",
+        "do $$ begin end $$",
+    ] {
+        assert!(moves(text), "{text}");
+    }
+    for text in [
+        "select * from numbered",
+        "update numbered set a = 1",
+        "insert into quiet values (1)",
+        "select writes(1), remember(1)",
+        "select lower('A')",
+    ] {
+        assert!(!moves(text), "{text}");
+    }
 }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::Hazard;
 use super::body::WordId;
 use super::builtin;
-use super::lasting;
+use super::lasting::Names;
 use super::node_tree::{Oid, References};
 use super::rows::{FIRST_NORMAL_OID, Function, PG_CATALOG, Relation, Rows};
 use super::snapshot::{Catalog, Named, Overload};
@@ -21,7 +21,8 @@ type Hazards = FxHashMap<Oid, Hazard>;
 pub(super) fn assemble(rows: Rows, version: u64) -> Catalog {
     let mut catalog = Catalog { version, ..Catalog::default() };
     let found = hazards(&rows, &mut catalog);
-    catalog.lasting = lasting::names(&rows);
+    catalog.leaving = Names::leaving(&rows);
+    catalog.running_sequences = Names::moving(&rows);
     let schemas = number_schemas(&rows, &mut catalog);
     name_functions(&rows, &found.functions, &schemas, &mut catalog);
     for kind in &rows.types {

@@ -28,7 +28,7 @@ select concat_ws('.', \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_rewrite), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_attrdef), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_trigger where not tgisinternal), \
- (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_constraint where contype = 'f'), \
+ (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_constraint where contype in ('f', 'c')), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_policy), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_operator where oid >= 16384), \
  (select sum(hashtextextended(concat_ws(',', oid, xmin), 0)) from pg_catalog.pg_cast where oid >= 16384), \
@@ -140,7 +140,7 @@ select c.relname, bool_or(x.always) from ( \
 const TRIGGER_FUNCTIONS: &str = "\
 select p.oid, case when l.lanname = 'plpgsql' then p.prosrc end \
 from pg_proc p join pg_language l on l.oid = p.prolang \
-where p.oid >= 16384 and p.prorettype = 'trigger'::regtype";
+where p.oid >= 16384 and p.prorettype = 'trigger'::regtype and l.lanname not in ('c', 'internal')";
 
 const TRIGGERS: &str = "\
 select distinct tgrelid, tgfoid from pg_trigger where not tgisinternal and tgfoid >= 16384";
@@ -151,7 +151,9 @@ select relation, tree from ( \
  union all select conrelid, conbin::text from pg_constraint where conrelid <> 0 and conbin is not null \
  union all select ev_class, ev_action::text from pg_rewrite where ev_type <> '1' and ev_class >= 16384 \
  union all select polrelid, concat(polqual::text, polwithcheck::text) from pg_policy \
-) x (relation, tree) where relation >= 16384 and tree ~ 'funcid [0-9]{5,} |relid [0-9]{5,} '";
+ union all select tgrelid, tgqual::text from pg_trigger where tgqual is not null \
+) x (relation, tree) where relation >= 16384 \
+ and tree ~ 'funcid ([0-9]{5,}|2078|28[89][0-9]|1574|1576|1765) |relid [0-9]{5,} '";
 
 const FOLLOWERS: &str = "\
 select distinct confrelid, conrelid from pg_constraint where contype = 'f' \

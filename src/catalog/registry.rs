@@ -202,6 +202,8 @@ pub struct Follower {
     /// The look that the snapshot must have come through to be believed; 0: it is.
     doubts_until: u32,
     seen: Option<Arc<Catalog>>,
+    /// The last that it saw, whether it is believed still or not.
+    last: Option<Arc<Catalog>>,
 }
 
 impl Follower {
@@ -226,6 +228,9 @@ impl Follower {
         if replaced != self.replaced || self.seen.is_none() {
             self.seen = database.catalog.load_full();
             self.replaced = replaced;
+            if self.seen.is_some() {
+                self.last.clone_from(&self.seen);
+            }
         }
     }
 
@@ -259,6 +264,12 @@ impl Follower {
             }
             known.await;
         }
+    }
+
+    /// The last that it saw, though much may have changed since.
+    #[must_use]
+    pub fn last(&self) -> Option<&Catalog> {
+        self.last.as_deref()
     }
 
     /// What it saw.

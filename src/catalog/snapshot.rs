@@ -3,10 +3,11 @@
 //! Holds user functions and relations whole, and of PostgreSQL's own objects only those that the
 //! built-in lists do not already judge rightly. Look-ups are hash look-ups; nothing here waits.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use super::builtin;
+use super::lasting::Names;
 use super::rows::Rows;
 use super::search_path::{SearchPath, elements};
 use super::{Hazard, assemble};
@@ -59,8 +60,10 @@ pub struct Catalog {
     pub(super) unseen: Option<Hazard>,
     /// Relations whose writing may move a sequence: only that of new rows, or any (true).
     pub(super) moving: FxHashMap<Box<str>, bool>,
-    /// Names of all that may leave something with the session that runs it.
-    pub(super) lasting: FxHashSet<Box<str>>,
+    /// Names of what may leave something with the session that runs it.
+    pub(super) leaving: Names,
+    /// Names of what may move a sequence, but for what is in `moving`.
+    pub(super) running_sequences: Names,
     pub(super) default_search_path: Option<String>,
     pub(super) search_paths: Vec<(Option<Box<str>>, String)>,
     pub(super) custom_settings: Vec<Box<str>>,
@@ -200,20 +203,21 @@ impl Catalog {
     /// called in it or for it. What is not known may; but in DDL much looks like a call that is none.
     #[must_use]
     pub fn may_leave(&self, statement: &Statement) -> bool {
-        let defines = matches!(statement.class, Class::Ddl | Class::Maintenance);
-        let unknown = |call: &Call| !defines && self.call_is_unknown(call);
         let inner = || statement.inner.as_deref().is_some_and(|inner| self.may_leave(inner));
-        statement.calls.iter().any(unknown) || self.names_lasting(statement) || inner()
+        self.calls_unknown(statement) || self.leaving.are_in(statement) || inner()
     }
 
-    fn names_lasting(&self, statement: &Statement) -> bool {
-        let lasting = |name: &str| self.lasting.contains(name);
-        !self.lasting.is_empty()
-            && (statement.calls.iter().any(|call| lasting(&call.name.name))
-                || statement.relations.iter().any(|relation| lasting(&relation.name))
-                || statement.operators.iter().any(|name| lasting(name))
-                || statement.builtin_operators.iter().any(|name| lasting(name))
-                || statement.identifiers.iter().any(|name| lasting(name)))
+    /// Whether running a statement may move a sequence by a function, called in it or where it reads.
+    #[must_use]
+    pub fn may_move_sequence(&self, statement: &Statement) -> bool {
+        let inner =
+            || statement.inner.as_deref().is_some_and(|inner| self.may_move_sequence(inner));
+        self.calls_unknown(statement) || self.running_sequences.are_in(statement) || inner()
+    }
+
+    fn calls_unknown(&self, statement: &Statement) -> bool {
+        let defines = matches!(statement.class, Class::Ddl | Class::Maintenance);
+        !defines && statement.calls.iter().any(|call| self.call_is_unknown(call))
     }
 
     fn call_is_unknown(&self, call: &Call) -> bool {

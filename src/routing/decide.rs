@@ -9,9 +9,10 @@ use super::decision::{Decision, Reason, Target};
 use super::facts::judge;
 use super::learned::LearnedShapes;
 use super::rules::{CompiledRules, Matched, SafeFunctions};
-use crate::catalog::{Catalog, builtin};
+use super::unseen;
+use crate::catalog::Catalog;
 use crate::config::settings::{Consistency, RuleTarget};
-use crate::sql::statement::{Class, RouteHint, Script, Statement};
+use crate::sql::statement::{RouteHint, Script, Statement};
 
 /// Everything besides the text that a decision depends on.
 #[derive(Debug, Clone, Copy)]
@@ -54,28 +55,9 @@ pub struct Asked<'a> {
 #[must_use]
 pub fn decide(script: &Script, asked: &Asked<'_>) -> Decision {
     let facts = judge_script(script, asked);
-    let leaves = script.statements.iter().any(|statement| may_leave(statement, asked));
-    Decision { leaves, ..settle(facts, script, &script.statements, asked) }
-}
-
-/// Whether running a statement may leave something with its session that its text does not show. Without a catalog
-/// whatever is written may have a trigger.
-fn may_leave(statement: &Statement, asked: &Asked<'_>) -> bool {
-    if statement.class == Class::Procedure {
-        return true;
-    }
-    match asked.catalog {
-        Some(catalog) => catalog.may_leave(statement),
-        None if matches!(statement.class, Class::Ddl | Class::Maintenance) => false,
-        None => {
-            matches!(statement.class, Class::Write | Class::CopyIn)
-                || statement.calls.iter().any(|call| {
-                    let name = &call.name;
-                    name.schema.as_deref().is_some_and(|schema| schema != "pg_catalog")
-                        || builtin::call_may_leave(&name.name, call.arity)
-                })
-        }
-    }
+    let leaves = unseen::may_leave(script, asked);
+    let moves = unseen::may_move(script, asked);
+    Decision { leaves, moves, ..settle(facts, script, &script.statements, asked) }
 }
 
 /// Decides over one statement as if it stood alone in its string; hints are those of the script.

@@ -316,13 +316,23 @@ pub struct Decision {
     pub rule: Option<RuleId>,
     /// Whether running it may leave something with its session that the text does not show.
     pub leaves: bool,
+    /// Whether running it may move a sequence.
+    pub moves: bool,
 }
 
 impl Decision {
     /// A decision that no hint and no rule has touched.
     #[must_use]
     pub const fn new(target: Target, reason: Reason) -> Self {
-        Self { target, reason, max_lag: None, consistency: None, rule: None, leaves: false }
+        Self {
+            target,
+            reason,
+            max_lag: None,
+            consistency: None,
+            rule: None,
+            leaves: false,
+            moves: false,
+        }
     }
 
     /// To the primary.

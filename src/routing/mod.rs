@@ -12,6 +12,7 @@ pub mod learned;
 pub mod router;
 pub mod rules;
 pub mod shadow;
+mod unseen;
 
 pub use balance::Balancer;
 pub use decide::{Asked, decide, decide_statement};

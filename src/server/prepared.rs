@@ -48,6 +48,19 @@ impl PreparedHere {
         out.extend_from_slice(&digits[at..]);
     }
 
+    /// What the names of all of them begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        // It is made of ASCII.
+        std::str::from_utf8(&self.prefix).unwrap_or_default()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.last_used.len()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

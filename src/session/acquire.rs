@@ -21,6 +21,9 @@ use crate::server::{ConnectError, Identity};
 /// place left.
 const NOT_NOW: &[&str] = &["57P01", "57P02", "57P03", "53300"];
 
+/// How long a read waits to know whether a position that was set is of the past.
+const UNSURE_WAIT: Duration = Duration::from_millis(250);
+
 /// How long a session that asks for sequence values waits for the server that has them.
 const HOME_WAIT: Duration = Duration::from_millis(250);
 
@@ -56,8 +59,15 @@ impl Session {
         let mut failed: SmallVec<[NodeId; 4]> = SmallVec::new();
         let level = self.level(decision);
         if keeps(level) {
-            if self.unsure {
-                Box::pin(self.make_sure(self.eyes.rules.settings.pool.wait)).await?;
+            if self.unsure && decision.target == Target::Replica {
+                let wait = UNSURE_WAIT.min(self.eyes.rules.settings.pool.wait);
+                match Box::pin(self.make_sure(wait)).await {
+                    // It has all that there is.
+                    Err(Failure::NoPrimary) => {
+                        self.turn_to_primary(decision, Reason::BehindOwnWrites)?;
+                    }
+                    sure => sure?,
+                }
             }
             // What was acknowledged only a primary can say.
             while !self.look_back(level, now) && !sees_nothing(decision.reason) {

@@ -136,7 +136,7 @@ impl Session {
 
     /// Asks the server what the session has left on it.
     async fn audit(&mut self) -> Result<After, Failure> {
-        if self.machine.suspicion.opaque && !self.eyes.has_catalog() {
+        if self.machine.suspicion.opaque && !self.eyes.has_had_catalog() {
             self.name_hidden_settings().await;
         }
         let Some(server) = self.lease.as_mut() else { return Ok(After::Keep) };
@@ -163,11 +163,9 @@ impl Session {
     /// What custom settings functions may have set the catalog tells; while it is loaded, it is waited for a
     /// moment, with the answer already shown.
     async fn name_hidden_settings(&mut self) {
-        if !self.eyes.expects_catalog() {
-            return;
+        if tokio::time::timeout(CATALOG_WAIT, self.eyes.await_catalog()).await.is_err() {
+            self.eyes.give_up_catalog();
         }
-        let known = tokio::time::timeout(CATALOG_WAIT, self.eyes.await_catalog()).await;
-        self.eyes.waited_for_catalog(known.is_ok());
         self.look();
         let names = self.eyes.custom_settings().iter().cloned();
         self.machine.suspicion.hidden.extend(names);

@@ -33,8 +33,8 @@ UNION ALL SELECT '+listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening
 UNION ALL SELECT '+lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT '+cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
-UNION ALL SELECT '+prepared', name FROM pg_catalog.pg_prepared_statements WHERE from_sql \
-UNION ALL SELECT '+none', '' WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_prepared_statements)";
+UNION ALL SELECT CASE WHEN pg_catalog.starts_with(name, own) THEN '+own' ELSE '+prepared' END, name \
+FROM pg_catalog.pg_prepared_statements, (VALUES (";
 
 /// What a server said.
 #[derive(Debug, Default)]
@@ -45,9 +45,9 @@ pub struct Findings {
     pub on_server: Laid,
     /// What keeps the session there.
     pub pins: Pins,
-    /// Nothing at all is prepared there any more.
-    pub none_prepared: bool,
-    /// Names of statements of SQL's PREPARE.
+    /// How many statements are prepared there under Causeway's own names.
+    pub own: usize,
+    /// Names of other prepared statements.
     pub prepared: Vec<Bytes>,
 }
 
@@ -79,8 +79,12 @@ pub struct Suspicion {
 }
 
 impl Suspicion {
-    fn question(&self) -> BytesMut {
+    /// `own` is what the names of Causeway's own statements begin with.
+    fn question(&self, own: &str) -> BytesMut {
         let mut question = BytesMut::from(QUESTION);
+        put_literal(&mut question, own);
+        // What an error kept from being closed is closed before it is used again.
+        question.extend_from_slice(b")) AS of (own) WHERE name <> 'cw_run'");
         let asked = self.custom.iter().map(|name| (name, &b", true) IS NOT NULL"[..]));
         let hidden = self.hidden.difference(&self.custom).map(|name| (name, &b", true) <> ''"[..]));
         for (name, condition) in asked.chain(hidden) {
@@ -105,6 +109,9 @@ impl Suspicion {
     }
 }
 
+/// Most names that are asked for: they are all in one query.
+const NAMES_MOST: usize = 1000;
+
 /// Finds the names of custom settings in a text's string constants and in a Bind's parameters.
 pub fn custom_names(bytes: &[u8], names: &mut BTreeSet<Box<str>>) {
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'$');
@@ -113,10 +120,36 @@ pub fn custom_names(bytes: &[u8], names: &mut BTreeSet<Box<str>>) {
             && word.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_')
             && word.contains(&b'.')
             && !word.ends_with(b".");
-        if looks_right && let Ok(name) = std::str::from_utf8(word) {
+        if looks_right
+            && names.len() < NAMES_MOST
+            && let Ok(name) = std::str::from_utf8(word)
+        {
             names.insert(name.to_ascii_lowercase().into());
         }
     }
+}
+
+/// Whether every `set_config()` in a text names its setting by a plain constant or a parameter, so that
+/// [`custom_names`] finds it.
+#[must_use]
+pub fn names_settings(text: &[u8]) -> bool {
+    const CALL: &[u8] = b"set_config";
+    let named = |rest: &[u8]| -> Option<bool> {
+        let mut rest = rest.trim_ascii_start();
+        if let [b'"', more @ ..] = rest {
+            rest = more.trim_ascii_start();
+        }
+        let rest = rest.strip_prefix(b"(")?.trim_ascii_start();
+        let end = match rest {
+            [b'\'', more @ ..] => more.iter().position(|byte| *byte == b'\'')? + 2,
+            [b'$', more @ ..] => more.iter().position(|byte| !byte.is_ascii_digit())? + 1,
+            _ => return Some(false),
+        };
+        Some(rest[end..].trim_ascii_start().starts_with(b","))
+    };
+    let mut calls =
+        text.windows(CALL.len()).enumerate().filter(|(_, word)| word.eq_ignore_ascii_case(CALL));
+    calls.all(|(at, _)| named(&text[at + CALL.len()..]).unwrap_or(false))
 }
 
 /// Asks a server that is outside of any transaction. `user` is the role it was opened as.
@@ -133,7 +166,8 @@ pub async fn audit(
     suspicion: &Suspicion,
     heard: &mut BytesMut,
 ) -> Result<Findings, AuditError> {
-    let rows = ask(server, &suspicion.question(), heard).await?;
+    let question = suspicion.question(server.prepared.prefix());
+    let rows = ask(server, &question, heard).await?;
     Ok(found(rows, user, suspicion.opaque))
 }
 
@@ -147,7 +181,7 @@ fn found(mut rows: Vec<Row>, user: &str, opaque: bool) -> Findings {
             "+listen" => findings.pins.add(Pin::Listen),
             "+lock" => findings.pins.add(Pin::AdvisoryLock),
             "+cursor" => findings.pins.add(Pin::HoldCursor),
-            "+none" => findings.none_prepared = true,
+            "+own" => findings.own += 1,
             "+prepared" => findings.prepared.push(value.into()),
             "session_authorization" if value == user.as_bytes() => {}
             _ => {
@@ -230,6 +264,28 @@ mod tests {
         custom_names(b"\0\0\0\x08my.tenant\0\0", &mut names);
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         assert_eq!(names, ["app.user", "my.tenant"]);
+    }
+
+    #[test]
+    fn it_is_known_whether_a_text_names_what_it_sets() {
+        for text in [
+            "select set_config('app.user', $1, false)",
+            "select pg_catalog.set_config ( $1 , 'x', false), SET_CONFIG('a', 'b.c', true)",
+            "select \"set_config\"('a.b', current_setting('c.d'), false)",
+            "select 1",
+        ] {
+            assert!(names_settings(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "select set_config('app.' || 'user', 'bob.x', false)",
+            "select set_config(k, v, false) from prefs",
+            "select set_config(lower($1), 'a.b', false)",
+            "select set_config('a.b', 'x', false), set_config(E'\\x61.b', 'x', false)",
+            "select set_config('it''s', 'x', false)",
+            "select set_config",
+        ] {
+            assert!(!names_settings(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
-use super::audit::{Findings, Suspicion, custom_names};
+use super::audit::{Findings, Suspicion, custom_names, names_settings};
 use super::lend::executes_only;
 use super::machine::{Machine, changes};
 use super::phase::Phase;
@@ -128,9 +128,11 @@ impl Machine {
     pub fn on_audit(&mut self, findings: Option<Findings>, server: &mut ServerConn) -> After {
         match findings {
             Some(found) => {
-                if found.none_prepared && !server.prepared.is_empty() {
+                if found.own == 0 && !server.prepared.is_empty() {
                     // Code that nobody has read has said DEALLOCATE ALL.
                     self.forget_statements(server);
+                } else if found.own != server.prepared.len() {
+                    server.spoiled = true;
                 }
                 let by_hand = [Pin::SessionMode, Pin::Sequence, Pin::Load];
                 let kept = by_hand.into_iter().filter(|pin| self.pins.has(*pin));
@@ -337,6 +339,7 @@ impl Machine {
             }
             SessionEffect::SetConfig => {
                 custom_names(text, &mut self.suspicion.custom);
+                self.suspicion.opaque |= !names_settings(text);
                 self.suspect = true;
             }
             SessionEffect::Load => self.pins.add(Pin::Load),
@@ -351,6 +354,7 @@ impl Machine {
                 Some(prepared) if executes_only(statement).is_some() => {
                     if relocation::sets_by_value(&prepared.script) {
                         self.stay();
+                        custom_names(text, &mut self.suspicion.custom);
                     }
                     self.apply_first(1, &prepared.script, &prepared.text, server);
                 }

@@ -38,13 +38,13 @@ impl Machine {
         let mut applied = server.applied.clone();
         if let Some(first) = self.settings.committed().encoding_first(&applied) {
             let mut text = bytes::BytesMut::new();
-            first.difference(&applied, &mut text);
+            sure &= first.difference(&applied, &mut text);
             write::query(&mut server.output, &text);
             server.responses.expect_own(Sent::Query, None);
             applied = first;
         }
         write::message(&mut server.output, b'Q', |out| {
-            sure = self.settings.committed().difference(&applied, out);
+            sure &= self.settings.committed().difference(&applied, out);
             out.put_u8(0);
         });
         server.responses.expect_own(Sent::Query, None);
@@ -115,6 +115,7 @@ impl Machine {
         self.books.clear();
         self.pending.clear();
         self.preparing = None;
+        (self.asks.deallocates, self.asks.forgets) = (false, false);
         self.reclaim(request, server);
         self.lend_position(server);
         if self.statements.has_any_of_sql() {

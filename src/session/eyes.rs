@@ -7,7 +7,6 @@ use arc_swap::{ArcSwap, Cache};
 
 use super::judge::Judge;
 use super::options::Options;
-use super::sequences;
 use super::shared::{Rules, Shared};
 use super::study::Studied;
 use crate::catalog::{Catalog, Follower};
@@ -136,15 +135,15 @@ impl Eyes {
         self.catalog.known().await;
     }
 
-    /// Whether it is worth waiting for: it was there, or has not been waited for yet.
+    /// Whether it has been there once, or was waited for in vain.
     #[must_use]
-    pub fn expects_catalog(&self) -> bool {
-        !self.catalog_is_late
+    pub fn has_had_catalog(&self) -> bool {
+        self.catalog_is_late || self.catalog.last().is_some()
     }
 
-    /// It was waited for, and `came` or not.
-    pub fn waited_for_catalog(&mut self, came: bool) {
-        self.catalog_is_late = !came;
+    /// It was waited for in vain.
+    pub fn give_up_catalog(&mut self) {
+        self.catalog_is_late = true;
     }
 
     /// What the session has run may have changed the catalog.
@@ -216,12 +215,11 @@ impl Judge for Eyes {
     }
 
     fn custom_settings(&self) -> &[Box<str>] {
-        self.catalog.catalog().map_or(&[], |catalog| catalog.custom_settings())
+        // Of one that is no longer believed as well: who has set none of them loses nothing.
+        self.catalog.last().map_or(&[], |catalog| catalog.custom_settings())
     }
 
     fn moves_sequence(&self, script: &Arc<Script>) -> bool {
-        let called = script.statements.iter().any(|statement| !statement.calls.is_empty());
-        let reason = if called { self.decide(script).reason } else { Reason::Read };
-        sequences::may_move(script, reason, self.catalog.catalog())
+        self.decide(script).moves
     }
 }

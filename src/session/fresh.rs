@@ -208,7 +208,9 @@ impl Session {
         }
         let known = || topology.eligible_replicas().all(|node| node.clock.since(now).is_some());
         while !known() {
-            if !self.woken(&wake, topology.version, deadline).await? {
+            // In another topology other nodes are asked, at the next read.
+            let same = self.shared.cluster.load().version == topology.version;
+            if !same || !self.woken(&wake, topology.version, deadline).await? {
                 return Ok(false);
             }
         }
@@ -360,7 +362,7 @@ impl Session {
     ) -> Result<bool, Failure> {
         let mut changed = self.shared.cluster.changed();
         if *changed.borrow_and_update() > looked_at {
-            return Ok(true);
+            return Ok(Instant::now() < deadline);
         }
         self.entry.slot.waits();
         let news = async {

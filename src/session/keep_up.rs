@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::fresh::{Patience, keeps};
 use super::phase::Phase;
 use super::relocation;
+use crate::cluster::NodeId;
 use crate::config::settings::Consistency;
 use crate::routing::Decision;
 use crate::routing::decision::Reason;
@@ -31,11 +32,18 @@ impl Session {
         let level = self.level(decision);
         if level == Consistency::Primary
             || level == Consistency::Global && !self.global
-            || !self.is_within(self.shared.cluster.load().node(node), decision)
+            || !self.keeps_lag(node, decision)
         {
             return true;
         }
         keeps(level) && (self.unsure || !self.has_proof(node, opened))
+    }
+
+    /// Whether the node is within the lag that a statement asks for by itself. The session's own limit was for the
+    /// choice of the replica: it may fall behind that in a transaction's middle.
+    fn keeps_lag(&self, node: NodeId, decision: &Decision) -> bool {
+        decision.max_lag.is_none()
+            || self.is_within(self.shared.cluster.load().node(node), decision)
     }
 
     /// Waits until the replica has it, or takes the transaction elsewhere.
@@ -74,9 +82,7 @@ impl Session {
         let Some(lease) = &self.lease else { return Ok(false) };
         let (node, opened) = (lease.identity.node, lease.opened_at);
         let level = self.level(decision);
-        if level == Consistency::Primary
-            || !self.is_within(self.shared.cluster.load().node(node), decision)
-        {
+        if level == Consistency::Primary || !self.keeps_lag(node, decision) {
             return Ok(false);
         }
         if keeps(level) {

@@ -274,16 +274,18 @@ impl Machine {
         script.clone()
     }
 
-    /// A function that may do anything may have changed what only the server knows. True if one is
-    /// called: what custom settings it may have set, its arguments may name.
+    /// Code that may do anything may have changed what only the server knows. True if functions are
+    /// called: what custom settings they may have set, their arguments may name.
     pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
-        let opaque = is_opaque(script, judge);
+        // What has been defined and is not committed no catalog shows.
+        let defining = (self.ddl || self.may_be_ddl) && !self.is_idle();
+        let opaque = is_opaque(script, judge) || defining;
         if opaque {
             self.suspect = true;
             self.suspicion.opaque = true;
             self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
         }
-        opaque
+        opaque && script.statements.iter().any(|statement| !statement.calls.is_empty())
     }
 
     /// Which custom settings a text asks for that do not exist in the session: on a server where they

@@ -90,7 +90,10 @@ impl Session {
         let clean = drained.is_ok() && server.responses.status() == b'I';
         server.unnamed = None;
         self.machine.on_refused(server);
-        if clean {
+        if clean && self.machine.suspicion.opaque {
+            // What it locked and prepared before it was refused has outlived the error.
+            self.drop_lease();
+        } else if clean {
             self.release().await;
         } else if drained.is_ok() {
             Box::pin(self.leave_refused()).await;

@@ -279,6 +279,7 @@ pub async fn duplex(
         if turn == Turn::Answer && server.responses.is_skipping() {
             // A query in the middle of a failed pipeline is dropped like the rest: Sync must come.
             turn = Turn::Pipeline;
+            client.sync_passed = false;
             continue;
         }
         if progress == Progress::CopyIn {

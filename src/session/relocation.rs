@@ -454,6 +454,8 @@ pub(super) fn sees(statement: &Statement) -> bool {
     };
     let sees_nothing = statement.transaction.is_some()
         || statement.class == Class::Show
+        // FETCH and its like have the cursor's.
+        || statement.class == Class::Cursor && statement.inner.is_none()
         || statement.class == Class::Session
             && statement.calls.is_empty()
             && statement.session.iter().all(sets);

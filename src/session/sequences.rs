@@ -13,15 +13,14 @@ use super::judge::Judge;
 use super::lend::run_unseen;
 use super::machine::Machine;
 use super::step::Book;
-use crate::catalog::{Catalog, builtin};
+use crate::catalog::builtin;
 use crate::pool::Wish;
 use crate::protocol::response::Sent;
 use crate::protocol::write;
-use crate::routing::Reason;
 use crate::server::conn::Sequences;
 use crate::server::{Identity, ServerConn};
 use crate::sql::Script;
-use crate::sql::statement::{Call, Class, SessionEffect, Statement};
+use crate::sql::statement::{Call, SessionEffect};
 
 const DISCARD: &[u8] = b"DISCARD SEQUENCES";
 
@@ -127,48 +126,8 @@ pub(super) fn reads(script: &Script) -> bool {
     script.statements.iter().any(|statement| statement.session.iter().any(reads))
 }
 
-/// Whether a script may move a sequence. `reason` is why it goes where it goes.
-pub(super) fn may_move(script: &Script, reason: Reason, catalog: Option<&Catalog>) -> bool {
-    // The reason for several statements is that they are several.
-    let opaque = script.statements.len() > 1
-        || matches!(
-            reason,
-            Reason::VolatileFunction | Reason::UnknownFunction | Reason::SequenceFunction
-        );
-    script.statements.iter().any(|statement| statement_may_move(statement, opaque, catalog))
-}
-
 /// Whether a call surely does nothing to the session.
 pub(super) fn is_harmless(call: &Call) -> bool {
     let name = &*call.name.name;
     builtin::is_safe_call_of(name, call.arity) || builtin::is_harmless_volatile(name)
-}
-
-/// `opaque`: a call that is not known to be harmless may be one that is not.
-fn statement_may_move(statement: &Statement, opaque: bool, catalog: Option<&Catalog>) -> bool {
-    if statement.session.contains(&SessionEffect::SequenceAdvance) {
-        return true;
-    }
-    let unknown_call = |call: &Call| !is_harmless(call);
-    let calls = statement.calls.iter().any(unknown_call);
-    match statement.class {
-        Class::Write | Class::CopyIn => {
-            let inserts = !matches!(statement.verb, "UPDATE" | "DELETE" | "TRUNCATE");
-            calls
-                || catalog.is_none_or(|catalog| {
-                    statement.relations.iter().any(|name| catalog.moves_sequence(name, inserts))
-                })
-        }
-        Class::Ddl | Class::Procedure | Class::Unknown => true,
-        Class::Session => {
-            let runs = |effect: &SessionEffect| matches!(effect, SessionEffect::Execute(_));
-            calls || statement.session.iter().any(runs)
-        }
-        // A cursor's query runs when it is read.
-        Class::Cursor => {
-            let inner = statement.inner.as_deref();
-            calls || inner.is_some_and(|inner| inner.calls.iter().any(unknown_call))
-        }
-        _ => opaque && calls,
-    }
 }

@@ -58,6 +58,8 @@ pub(super) struct Signals {
     spare: Option<(Lease, Arc<Account>)>,
     /// The session that a spare server stands in for.
     named: Option<Arc<Slot>>,
+    /// Nothing else is in the request: its error is about the signal.
+    alone: bool,
     /// The server of another session, and what ends its hold when it is dropped.
     hold: Option<(Arc<Identity>, oneshot::Sender<()>)>,
     /// What stood in the request before, and where.
@@ -81,6 +83,7 @@ impl Session {
             here: self.lease.as_ref()?.identity.clone(),
             spare: None,
             named: None,
+            alone: request.end == End::Query,
             hold: None,
             before: None,
         };
@@ -245,7 +248,7 @@ impl Signals {
         if !ready {
             return None;
         }
-        if failed == Some(NOT_ALLOWED) {
+        if failed == Some(NOT_ALLOWED) && self.alone {
             lease.spoiled = false;
             return Some(lease);
         }

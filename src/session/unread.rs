@@ -9,6 +9,7 @@ use super::fields::bind_fields;
 use super::judge::Judge;
 use super::machine::Machine;
 use super::pins::Pin;
+use super::relocation;
 use super::statements::By;
 use crate::protocol::frame;
 use crate::protocol::response::Sent;
@@ -32,10 +33,11 @@ impl Machine {
                     return false;
                 };
                 let prepared = self.named(name);
-                if self.note_bound(name, portal, prepared.as_deref(), server, judge) {
-                    // What its values name has not come yet.
-                    self.suspicion.opaque = true;
-                }
+                self.note_bound(name, portal, prepared.as_deref(), server, judge);
+                let noted = self.portals.last().filter(|noted| noted.name == portal);
+                // What its values name has not come yet.
+                self.suspicion.opaque |=
+                    noted.is_some_and(|noted| relocation::sets_by_value(&noted.script));
                 if let Some(prepared) = &prepared
                     && prepared.by == By::Sql
                 {

@@ -310,7 +310,8 @@ impl World {
             After::Audit => {
                 assert_eq!(model.status(), b'I', "asked inside a transaction");
                 let laid = self.machine.settings.committed().clone();
-                let found = Findings { laid, ..Findings::default() };
+                let own = server.prepared.len();
+                let found = Findings { laid, own, ..Findings::default() };
                 self.machine.on_audit(Some(found), &mut server)
             }
             after => after,

@@ -94,7 +94,8 @@ impl Judge {
             if let Some(old) = self.switches.iter_mut().rev().nth(SWITCHES_IN_FULL) {
                 old.last_ticks = Arc::default();
             }
-            let exact = recovered_to.is_some();
+            // Floors are positions of what was inserted, and a crash loses of that also what nobody had been told of.
+            let exact = recovered_to.is_some() && !restarted;
             self.switches.push(Switch { ended, restarted, at, exact, last_ticks });
         }
         if promoted {
