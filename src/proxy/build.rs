@@ -430,6 +430,22 @@ pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// One record for each thing that is wrong: a list would come in one line, and be hard to read.
+fn complain_of_reload(path: &Path, error: &reload::ReloadError) {
+    let file = path.display();
+    let problems = match error {
+        reload::ReloadError::Config(error) => error.problems(),
+        _ => &[],
+    };
+    for problem in problems {
+        tracing::error!(%file, "{problem}");
+    }
+    match problems.len() {
+        0 => tracing::error!(%file, "reload changed nothing: {error}"),
+        count => tracing::error!(%file, "reload changed nothing: {count} problems"),
+    }
+}
+
 /// Whether to drain (SIGTERM) or to end at once (SIGINT).
 async fn follow_signals(proxy: &Proxy, path: &Path, notify: &Notify) -> io::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -444,9 +460,7 @@ async fn follow_signals(proxy: &Proxy, path: &Path, notify: &Notify) -> io::Resu
                 notify.reloading();
                 match proxy.reload(path) {
                     Ok(()) => tracing::info!(file = %path.display(), "reloaded"),
-                    Err(error) => {
-                        tracing::error!(file = %path.display(), "reload changed nothing: {error}");
-                    }
+                    Err(error) => complain_of_reload(path, &error),
                 }
                 notify.ready();
             }
