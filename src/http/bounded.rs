@@ -18,7 +18,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::telemetry::metrics::Gauge;
 
-/// How long a request may take to come, from the connection's beginning or the answer before it, and how long a peer
+/// How long a connection's first request may take to come: whoever opens connections and says nothing holds up the checks
+/// of a load balancer no longer than that.
+const FIRST: Duration = Duration::from_secs(1);
+/// How long a request may take to come, from the answer before it, and how long a peer
 /// may take nothing of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection lives at most: what drips is not waited for, however steadily it does.
@@ -48,9 +51,19 @@ impl Listener for BoundedListener {
         let (stream, from) = Listener::accept(&mut self.listener).await;
         self.open.inc();
         let now = Instant::now();
-        let timer = Box::pin(sleep_until(now + PATIENCE));
+        let timer = Box::pin(sleep_until(now + FIRST));
         let end = now + LIFE;
-        (BoundedStream { stream, timer, end, open: self.open.clone(), _place: place }, from)
+        (
+            BoundedStream {
+                stream,
+                timer,
+                end,
+                asked: false,
+                open: self.open.clone(),
+                _place: place,
+            },
+            from,
+        )
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -63,6 +76,8 @@ pub struct BoundedStream {
     stream: TcpStream,
     timer: Pin<Box<Sleep>>,
     end: Instant,
+    /// Its first request was there, so that an answer is on its way.
+    asked: bool,
     open: Gauge,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -106,6 +121,9 @@ impl AsyncWrite for BoundedStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if !std::mem::replace(&mut this.asked, true) {
+            this.goes_on();
+        }
         if let Poll::Ready(late) = this.late(cx) {
             return Poll::Ready(Err(late));
         }

@@ -247,9 +247,10 @@ mod tests {
         server.await.unwrap().unwrap();
     }
 
-    /// Whoever says nothing, or goes on saying little, leaves its place to those who ask.
+    /// Whoever comes beyond the bound is served when another has gone.
     #[tokio::test]
-    async fn those_who_do_not_ask_are_not_waited_for() {
+    async fn no_more_are_served_at_once_than_may_be() {
+        const QUESTION: &[u8] = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let cluster = Cluster::fixed(topology(NodeState::Up, NodeState::Up));
@@ -257,18 +258,51 @@ mod tests {
         let state = State { cluster, registry: registry.clone(), draining, connections: 2 };
         let stop = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, stop.clone()));
-        let began = std::time::Instant::now();
-        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut some = [0; 512];
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(QUESTION).await.unwrap();
+            assert!(stream.read(&mut some).await.unwrap() > 0);
+            held.push(stream);
+        }
+        let open = || registry.encode().contains("causeway_http_connections 2");
+        assert!(open(), "{}", registry.encode());
+        let mut beyond = TcpStream::connect(address).await.unwrap();
+        beyond.write_all(QUESTION).await.unwrap();
+        // Those who are held have been answered, and are let be for longer.
+        let told = tokio::time::timeout(Duration::from_secs(1), beyond.read(&mut some)).await;
+        assert!(told.is_err() && open(), "{told:?} {}", registry.encode());
+        drop(held);
+        assert!(beyond.read(&mut some).await.unwrap() > 0);
+        drop(beyond);
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+
+    /// Whoever says nothing, or goes on saying little, leaves its place to those who ask.
+    #[tokio::test]
+    async fn those_who_do_not_ask_are_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let cluster = Cluster::fixed(topology(NodeState::Up, NodeState::Up));
+        let (registry, draining) = (Registry::new(1), CancellationToken::new());
+        let state = State { cluster, registry, draining, connections: 2 };
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, state, stop.clone()));
+        let mut silent = TcpStream::connect(address).await.unwrap();
         let mut drips = TcpStream::connect(address).await.unwrap();
         let drip = tokio::spawn(async move {
             while drips.write_all(b"G").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
-        tokio::task::yield_now().await;
+        // Longer than it may take, and shorter than whoever is patient with everybody would wait.
+        let some_time = Duration::from_secs(20);
+        let told = tokio::time::timeout(some_time, silent.read(&mut [0; 16])).await;
+        assert!(matches!(told, Ok(Ok(0) | Err(_))), "{told:?}");
+        tokio::time::timeout(some_time, drip).await.expect("it is closed as well").unwrap();
         assert_eq!(ask(address, "/livez").await.0, 200);
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
-        drip.abort();
         // An answer's end begins the time of the next request.
         let mut kept = TcpStream::connect(address).await.unwrap();
         for _ in 0..3 {
@@ -277,7 +311,7 @@ mod tests {
             let count = kept.read(&mut some).await.unwrap();
             assert!(some[..count].starts_with(b"HTTP/1.1 200"));
         }
-        assert!(registry.encode().contains("causeway_http_connections"));
+        drop(kept);
         stop.cancel();
         server.await.unwrap().unwrap();
     }
