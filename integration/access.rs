@@ -140,6 +140,36 @@ async fn a_password_changed_under_a_session_leaves_it_its_servers() {
     works(&before).await;
 }
 
+/// The same where the session changes its own password: the servers that are there are kept, and it needs no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_changed_by_a_session_leaves_it_its_servers() {
+    let (_, section) = look_up_function().await;
+    let role = fresh_role("renewing");
+    run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'old'")).await;
+    let proxy = proxy_with(section).await;
+    let session = enter(&proxy, &role, "old", "app").await.unwrap();
+    let works = async |client: &Client| {
+        for _ in 0..4 {
+            client.batch_execute("SELECT 1").await.expect("a read");
+            client
+                .batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t")
+                .await
+                .expect("a write");
+        }
+    };
+    works(&session).await;
+    for text in
+        ["ALTER ROLE CURRENT_USER PASSWORD 'new'", &format!("ALTER USER {role} PASSWORD 'new'")]
+    {
+        session.batch_execute(text).await.expect("its own");
+        works(&session).await;
+    }
+    // Whoever hears of it logs in with the new one, and no more with the old.
+    works(&enter(&proxy, &role, "new", "app").await.expect("the new one counts")).await;
+    assert!(enter(&proxy, &role, "old", "app").await.is_err());
+    works(&session).await;
+}
+
 /// A user known by a verifier: what its proof has left opens servers also when another of its clients comes in
 /// without one.
 #[tokio::test(flavor = "multi_thread")]

@@ -334,6 +334,36 @@ async fn statements_about_roles_and_databases_disturb_nobody_who_is_not_concerne
     drop_database(&proxy, &database).await;
 }
 
+/// As test runners do (Django's): CREATE, which fails as it is there already, DROP and CREATE, while sessions that are
+/// idle have servers in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_there_already_is_dropped_at_once() {
+    let cluster = shared_cluster();
+    let role = "CREATE ROLE creator LOGIN CREATEDB PASSWORD 'creator'";
+    cluster.primary().execute(role).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let more = "[[user]]\nname = \"creator\"\npassword = \"creator\"\n";
+    let proxy = Proxy::start(cluster, &ProxyOptions { more, ..Default::default() }).await;
+    let creator = async |database: &str| {
+        let mut config = proxy.config(database);
+        config.user("creator").password("creator");
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    };
+    let client = creator("app").await;
+    let create = "CREATE DATABASE tried_again TEMPLATE template0";
+    client.batch_execute(create).await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let inside = creator("tried_again").await;
+    inside.batch_execute("SELECT 1; CREATE TEMP TABLE t (n int); DROP TABLE t").await.unwrap();
+    let error = client.batch_execute(create).await.unwrap_err();
+    assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("42P04"));
+    client.batch_execute("DROP DATABASE tried_again").await.expect("way is made");
+    client.batch_execute(create).await.unwrap();
+    client.batch_execute("DROP DATABASE tried_again").await.unwrap();
+}
+
 /// As the owner, by way of the proxy.
 async fn drop_database(proxy: &Proxy, database: &str) {
     let owner = proxy.connect("app").await;

@@ -72,6 +72,37 @@ async fn sigint_ends_it_at_once() {
     assert_eq!(row.get::<_, i64>(0), 0);
 }
 
+/// A password that has changed on the nodes and in the file: sessions that are there open their next servers with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_password_in_the_file_reaches_sessions_that_are_there() {
+    let cluster = shared_cluster();
+    let primary = cluster.primary();
+    primary.execute("CREATE ROLE rekeyed LOGIN PASSWORD 'old'").await.unwrap();
+    cluster.await_replay().await.unwrap();
+    let (old, new) = (
+        "[[user]]\nname = \"rekeyed\"\npassword = \"old\"",
+        "[[user]]\nname = \"rekeyed\"\npassword = \"new\"",
+    );
+    let options = ProxyOptions { more: old, ..ProxyOptions::default() };
+    let proxy = Proxy::start(cluster, &options).await;
+    let mut config = proxy.config("app");
+    config.user("rekeyed").password("old");
+    let (session, connection) = config.connect(NoTls).await.unwrap();
+    tokio::spawn(connection);
+    session.batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t").await.unwrap();
+    primary.execute("ALTER ROLE rekeyed PASSWORD 'new'").await.unwrap();
+    let options = ProxyOptions { more: new, ..options };
+    std::fs::write(&proxy.config, options.file(cluster, proxy.address, proxy.http)).unwrap();
+    proxy.signal("HUP");
+    await_until("it is read", async || proxy.log().contains("reloaded")).await;
+    let text = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rekeyed'";
+    primary.execute(text).await.unwrap();
+    await_until("a server is opened with the new password", async || {
+        session.batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t").await.is_ok()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reloads_all_or_nothing() {
     let cluster = shared_cluster();
@@ -89,10 +120,15 @@ async fn sighup_reloads_all_or_nothing() {
     let more = ProxyOptions { more: user, ..options.clone() };
     let good = more.file(cluster, proxy.address, proxy.http);
     // A bad key in a file that is otherwise good, and has one more good thing in it.
-    std::fs::write(&proxy.config, format!("{good}\n[pooll]\nsize = 1\n")).unwrap();
+    std::fs::write(&proxy.config, format!("{good}\n[pooll]\nsize = 1\n[poool]\nsize = 1\n"))
+        .unwrap();
     proxy.signal("HUP");
     await_until("the bad file is complained about", async || proxy.log().contains("pooll")).await;
     assert!(config.connect(NoTls).await.is_err(), "a part of a bad file was taken");
+    let log = proxy.log();
+    let about = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    assert!(!log.contains("\\n"), "one record for each problem: {log}");
+    assert_eq!((about("pooll"), about("poool")), (1, 1), "{log}");
 
     std::fs::write(&proxy.config, &good).unwrap();
     proxy.signal("HUP");

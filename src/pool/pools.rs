@@ -167,6 +167,13 @@ impl Pools {
         account
     }
 
+    /// Accounts whose users have other secrets now open servers with them (a reload).
+    pub fn adopt(&self, secret_of: impl Fn(&str) -> Option<ServerSecret>) {
+        for account in self.accounts.lock().values() {
+            account.login.adopt(secret_of(&account.user));
+        }
+    }
+
     /// Takes new bounds for every account (a reload).
     pub fn set_bounds(&self, bounds: impl Fn(&str) -> Bounds) {
         for account in self.accounts.lock().values() {

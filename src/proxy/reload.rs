@@ -115,6 +115,12 @@ pub fn reload(shared: &Shared, path: &Path) -> Result<(), ReloadError> {
     shared.connector.store(connector.clone());
     shared.cluster.apply(&next.settings, &connector);
     shared.pools.set_bounds(|user| Shared::bounds(&next.settings, user));
+    // Sessions that are there open servers with a new password as well. One that is the same is left alone: what the
+    // nodes have had the last word on goes before it.
+    shared.pools.adopt(|user| {
+        let secret = next.credentials.server_secret(user, None);
+        (secret != current.credentials.server_secret(user, None)).then_some(secret).flatten()
+    });
     shared.rules.store(Arc::new(next));
     Ok(())
 }

@@ -40,6 +40,8 @@ pub(super) struct Asks {
     pub(super) refused: bool,
     /// For servers to be closed, or it changes what they begin with.
     pub(super) disturbing: Option<Arc<Script>>,
+    /// It has a COMMIT.
+    pub(super) commits: bool,
     /// For a `causeway.session_key`.
     pub(super) takes_key: bool,
     /// Which statements are prepared.

@@ -285,7 +285,9 @@ impl Machine {
         if statement.verb.ends_with(" ROLE") || statement.verb.ends_with(" DATABASE") {
             let subject = sql::subject::subject(text, self.lexis);
             let all = self.disturbances.get_or_insert_default();
-            all.0.push(Disturbance { verb: statement.verb, subject, settled: false });
+            let begins = statement.verb != "ALTER ROLE"
+                || sql::subject::changes_beginnings(text, self.lexis);
+            all.0.push(Disturbance { verb: statement.verb, subject, begins, settled: false });
         }
         self.suspect |= matches!(statement.class, Class::Procedure | Class::Unknown)
             || !self.pins.is_free() && !matches!(statement.class, Class::Read | Class::Write);

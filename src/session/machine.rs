@@ -23,7 +23,7 @@ use super::pins::{Pin, Pins};
 use super::relocation;
 use super::settings::SessionSettings;
 use super::statements::{Prepared, Shared, Statements};
-use super::step::{Book, Disturbance, Disturbances, Portal, Question, Step};
+use super::step::{Book, Disturbances, Portal, Question, Step};
 use crate::cluster::Lsn;
 use crate::protocol::request::{End, Request};
 use crate::protocol::{ErrorReport, write};
@@ -33,7 +33,6 @@ use crate::server::Identity;
 use crate::server::laid::statement_for;
 use crate::sql::Script;
 use crate::sql::statement::{Class, Lexis, Modes, SessionEffect, Statement, Transaction};
-use crate::sql::subject::Subject;
 
 /// One session.
 #[derive(Debug)]
@@ -184,30 +183,6 @@ impl Machine {
         }
         self.ddl &= !self.is_idle();
         changed
-    }
-
-    /// What has been done to roles and databases since the last time, as far as its transactions have ended well.
-    pub fn take_disturbances(&mut self) -> Vec<Disturbance> {
-        let Some(all) = self.disturbances.take() else { return Vec::new() };
-        let (settled, open): (Vec<_>, Vec<_>) = all.0.into_iter().partition(|one| one.settled);
-        self.disturbances = (!open.is_empty()).then(|| Box::new(Disturbances(open)));
-        settled
-    }
-
-    /// Whom the transaction under way has done something to; all, where that cannot be told.
-    pub(super) fn disturbed(&self) -> impl Iterator<Item = Option<&str>> {
-        self.disturbances.iter().flat_map(|all| &all.0).map(|one| match &one.subject {
-            Subject::Named(name) => Some(&**name),
-            Subject::Own | Subject::All => None,
-        })
-    }
-
-    /// A transaction has ended: what it did to roles and databases counts, or is forgotten.
-    pub(super) fn settle(&mut self, committed: bool) {
-        if let Some(all) = &mut self.disturbances {
-            all.0.retain(|one| committed || one.settled);
-            all.0.iter_mut().for_each(|one| one.settled = true);
-        }
     }
 
     /// The same of what only may have changed it.

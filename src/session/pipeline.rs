@@ -337,6 +337,8 @@ impl Machine {
         self.asks.settles |= script.statements.iter().any(settles);
         self.asks.takes_key |= script.statements.iter().any(takes_key);
         let disturbs = |statement: &Statement| DISTURBING.contains(&statement.verb);
+        let commits = |one: &Statement| matches!(one.transaction, Some(Transaction::Commit { .. }));
+        self.asks.commits |= script.statements.iter().any(commits);
         if script.statements.iter().any(disturbs) {
             self.asks.disturbing = Some(script.clone());
         }

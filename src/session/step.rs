@@ -90,6 +90,8 @@ pub struct Disturbance {
     pub verb: &'static str,
     /// Whom it is about.
     pub subject: Subject,
+    /// Servers may begin differently afterwards.
+    pub begins: bool,
     /// Its transaction has ended, and well.
     pub settled: bool,
 }

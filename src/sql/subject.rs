@@ -1,6 +1,7 @@
 //! Whom CREATE, ALTER and DROP of roles and databases are about.
 //!
-//! Owns that one name, and what stands in its place. What cannot be told is about everybody.
+//! Owns that one name, what stands in its place, and whether servers begin differently afterwards. What cannot be told
+//! is about everybody and everything.
 
 use super::scan::{Kind, Scanner, Token};
 use super::statement::Lexis;
@@ -11,7 +12,7 @@ use super::tokens::{Cursor, Tokens};
 pub enum Subject {
     /// The role or the database of this name.
     Named(Box<str>),
-    /// Whoever asks: `CURRENT_USER` and its like.
+    /// Whoever asks: `CURRENT_USER` and its like, be it the role in force or the user behind it.
     Own,
     /// All, several, or one that cannot be told.
     All,
@@ -50,6 +51,17 @@ pub fn subject(text: &[u8], lexis: Lexis) -> Subject {
     named.filter(|_| !several).map_or(Subject::All, Subject::Named)
 }
 
+/// Whether what new servers of a role begin with may be changed by a text that is one ALTER of it: by settings of its own,
+/// or another name. A password, a limit or a right changes nothing for servers that are there.
+#[must_use]
+pub fn changes_beginnings(text: &[u8], lexis: Lexis) -> bool {
+    // A word of these elsewhere costs no more than servers opened anew.
+    Scanner::new(text, lexis).filter(|token| token.kind == Kind::Word).any(|token| {
+        let word = &text[token.start..token.end];
+        ["set", "reset", "rename"].iter().any(|it| word.eq_ignore_ascii_case(it.as_bytes()))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +90,21 @@ mod tests {
             ("ALTER TABLE t SET x = 1", Subject::All),
         ] {
             assert_eq!(subject(text.as_bytes(), Lexis::default()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_changes_how_servers_begin() {
+        for (text, expected) in [
+            ("ALTER ROLE app SET x = 1", true),
+            ("alter user app in database d reset all", true),
+            ("ALTER ROLE app RENAME TO other", true),
+            ("ALTER ROLE U&\"n\\006fbody\" SET x = 1", true),
+            ("ALTER ROLE app PASSWORD 'set'", false),
+            ("ALTER ROLE \"set\" VALID UNTIL 'infinity' /* reset */", false),
+            ("ALTER GROUP staff ADD USER app", false),
+        ] {
+            assert_eq!(changes_beginnings(text.as_bytes(), Lexis::default()), expected, "{text}");
         }
     }
 }
