@@ -199,6 +199,11 @@ pub enum Complaint {
         "is not looked at with mode = \"{mode}\"; take it out, or choose verify-ca or verify-full"
     )]
     WithoutVerifying { mode: &'static str },
+    #[error(
+        "lets {node} ask for nothing that it may be told: a password in plain is said only to nodes that are verified or \
+         on this machine; choose mode = \"verify-full\" with a root, or allow scram-sha-256"
+    )]
+    OnlyInPlain { node: String },
     #[error("does nothing; give it a target, a max_lag, a consistency or a timeout")]
     RuleWithoutEffect,
     #[error("\"{text}\" is not a target; write primary, replica, node:NAME or zone:NAME")]

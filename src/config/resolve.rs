@@ -59,7 +59,7 @@ pub(super) fn resolve(
     let routing = reader.routing(file.routing, &nodes);
     let limits = reader.limits(file.limits);
     let tls = reader.tls(file.tls);
-    let node_tls = reader.node_tls(file.node_tls);
+    let node_tls = reader.node_tls(file.node_tls, &nodes);
     let access = reader.access(file.access);
     let auth_query = reader.auth_query(file.auth_query, monitor.as_ref());
     let users = reader.users(file.user, auth_query.is_some());

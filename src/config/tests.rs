@@ -283,6 +283,19 @@ fn what_is_wrong_is_said_in_words_that_help() {
 }
 
 #[test]
+fn a_password_in_plain_is_no_way_to_let_all_nodes_ask() {
+    let only = "[node_tls]\nmode = \"require\"\nrequire_auth = [\"password\"]\n[pool]";
+    read(&ISSUE.replace("[pool]", only)).expect("these are on this machine");
+    let far = ISSUE.replace("127.0.0.1:15433", "db:15433");
+    let text = complaints(read(&far.replace("[pool]", only)));
+    let wanted =
+        "line 21: node_tls.require_auth: lets db:15433 ask for nothing that it may be told";
+    assert!(text.contains(wanted) && text.contains("verify-full"), "{text}");
+    let more = only.replace("[\"password\"]", "[\"password\", \"scram-sha-256\"]");
+    read(&far.replace("[pool]", &more)).expect("it may ask for something");
+}
+
+#[test]
 fn a_file_without_nodes_or_users_is_refused() {
     let text = complaints(read("[monitor]\nuser = \"x\"\n"));
     assert!(text.contains("cluster.nodes: names no node"), "{text}");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::error::Complaint;
 use super::file::{NodeTlsSection, TlsSection};
 use super::reader::{Reader, Span};
-use super::settings::{CertificateName, NodeTls, NodeTlsMode, Tls, TlsMode, Ways};
+use super::settings::{CertificateName, Node, NodeTls, NodeTlsMode, Tls, TlsMode, Ways};
 use super::value::{Key, OneOrMany, Word, cut_name};
 
 impl Word for TlsMode {
@@ -64,7 +64,7 @@ impl Reader<'_> {
         Tls { mode, certificate, key, client_root, client_crl, names }
     }
 
-    pub(super) fn node_tls(&mut self, section: NodeTlsSection) -> NodeTls {
+    pub(super) fn node_tls(&mut self, section: NodeTlsSection, nodes: &[Node]) -> NodeTls {
         let mode_span = section.mode.span.clone();
         let (root_span, crl_span) = (section.root.span.clone(), section.crl.span.clone());
         let mode = self.word("node_tls.mode", section.mode, NodeTlsMode::Prefer);
@@ -87,7 +87,15 @@ impl Reader<'_> {
         }
         let (certificate, key) =
             self.identity("node_tls", section.certificate, section.key, &mode_span, false);
+        let ways_span = section.require_auth.span.clone();
         let require_auth = self.ways("node_tls.require_auth", section.require_auth);
+        if require_auth == Some(Ways::PASSWORD)
+            && !verifies
+            && let Some(node) = nodes.iter().find(|node| !node.address.is_this_machine())
+        {
+            let complaint = Complaint::OnlyInPlain { node: node.name.to_string() };
+            self.complain("node_tls.require_auth", &ways_span, complaint);
+        }
         NodeTls { mode, root, crl, certificate, key, require_auth }
     }
 

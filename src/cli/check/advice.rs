@@ -71,19 +71,45 @@ pub fn login_failed(
 
 fn unreachable(error: &tokio_postgres::Error) -> String {
     use std::error::Error as _;
-    use std::io::ErrorKind;
     let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    let mend = match cause.map(std::io::Error::kind) {
-        Some(ErrorKind::ConnectionRefused) => {
-            "start PostgreSQL there, mend the address, or set its listen_addresses"
-        }
-        Some(ErrorKind::NotFound) => "mend the path of its socket, or start PostgreSQL there",
-        Some(ErrorKind::TimedOut) => "see whether a firewall is in between",
-        _ => "mend the address, and see that PostgreSQL listens there",
-    };
+    let mend = mend_of(cause);
     let mut text = cause.map_or_else(|| error.to_string(), ToString::to_string);
     if text == "error connecting to server" {
         "no connection".clone_into(&mut text);
     }
     format!("{text}; {mend}")
+}
+
+/// What to do about why there is no connection.
+fn mend_of(cause: Option<&std::io::Error>) -> &'static str {
+    use std::io::ErrorKind;
+    match cause.map(std::io::Error::kind) {
+        Some(ErrorKind::ConnectionRefused) => {
+            "start PostgreSQL there, mend the address, or set its listen_addresses"
+        }
+        Some(ErrorKind::NotFound) => "mend the path of its socket, or start PostgreSQL there",
+        // Of the operating system's own it has the number.
+        Some(ErrorKind::PermissionDenied)
+            if cause.is_some_and(|cause| cause.raw_os_error().is_none()) =>
+        {
+            "let its pg_hba.conf ask for scram-sha-256, verify it by node_tls.mode = \"verify-full\", or allow it \
+             in node_tls.require_auth"
+        }
+        Some(ErrorKind::TimedOut) => "see whether a firewall is in between",
+        _ => "mend the address, and see that PostgreSQL listens there",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_asked_for_is_told_from_what_may_not_be_opened() {
+        let ours = std::io::Error::new(std::io::ErrorKind::PermissionDenied, "not allowed here");
+        assert!(mend_of(Some(&ours)).contains("node_tls.require_auth"));
+        let systems = std::io::Error::from_raw_os_error(13);
+        assert_eq!(systems.kind(), ours.kind());
+        assert!(!mend_of(Some(&systems)).contains("node_tls"));
+    }
 }
