@@ -43,7 +43,8 @@ select recovering, \
  case when recovering then pg_catalog.pg_last_wal_receive_lsn() end, \
  pg_catalog.pg_current_snapshot()::text, \
  case when recovering then 0 else pg_catalog.age('3'::xid) end, \
- (select received_tli from pg_catalog.pg_stat_wal_receiver where status = 'streaming') \
+ case when recovering then \
+  (select received_tli from pg_catalog.pg_stat_wal_receiver where status = 'streaming') end \
 from (select pg_catalog.pg_is_in_recovery() as recovering offset 0) as node";
 
 /// Of a transaction that a node has not heard of yet PostgreSQL says that it is in the future, as an error:
