@@ -299,8 +299,7 @@ impl Session {
 
     /// Finds out whether the session may go to this replica.
     async fn may_move(&self, target: NodeId) -> Result<bool, Failure> {
-        let topology = self.shared.cluster.topology();
-        if !self.find_out(&topology).await? {
+        if !self.find_out().await? {
             return Ok(false);
         }
         let topology = self.shared.cluster.topology();

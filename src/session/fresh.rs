@@ -67,9 +67,7 @@ impl Patience {
         } else {
             (self.catchup.max(LEARN_WITHIN), &mut self.known_until)
         };
-        // What tests take for time is Tokio's.
-        let now = || Instant::from(tokio::time::Instant::now());
-        (*until.get_or_insert_with(|| now() + catchup)).min(self.deadline)
+        (*until.get_or_insert_with(|| timers_now() + catchup)).min(self.deadline)
     }
 }
 
@@ -199,22 +197,27 @@ impl Session {
 
     /// Asks what the replicas have, and what those that were read may have shown: a round trip. Whether
     /// that is known now.
-    pub(super) async fn find_out(&self, topology: &Topology) -> Result<bool, Failure> {
+    pub(super) async fn find_out(&self) -> Result<bool, Failure> {
         let wake = Arc::new(Notify::new());
         let now = Instant::now();
-        let deadline = now + self.eyes.rules.settings.routing.catchup_wait;
-        for node in topology.eligible_replicas() {
-            node.clock.wake_at(now, Lsn(0), &wake);
-        }
-        let known = || topology.eligible_replicas().all(|node| node.clock.since(now).is_some());
-        while !known() {
-            // In another topology other nodes are asked, at the next read.
-            let same = self.shared.cluster.load().version == topology.version;
-            if !same || !self.woken(&wake, topology.version, deadline).await? {
+        let deadline = timers_now() + self.eyes.rules.settings.routing.catchup_wait;
+        loop {
+            // Others may serve meanwhile than at first.
+            let topology = self.shared.cluster.topology();
+            let mut unknown = false;
+            for node in topology.eligible_replicas() {
+                if node.clock.since(now).is_none() {
+                    node.clock.wake_at(now, Lsn(0), &wake);
+                    unknown = true;
+                }
+            }
+            if !unknown {
+                return Ok(true);
+            }
+            if !self.woken(&wake, topology.version, deadline).await? {
                 return Ok(false);
             }
         }
-        Ok(true)
     }
 
     /// Whether it is known what a replica must have.
@@ -362,7 +365,9 @@ impl Session {
     ) -> Result<bool, Failure> {
         let mut changed = self.shared.cluster.changed();
         if *changed.borrow_and_update() > looked_at {
-            return Ok(Instant::now() < deadline);
+            // Whoever looks again must look at the new one. If not, only time is lost, and not the thread.
+            tokio::task::yield_now().await;
+            return Ok(timers_now() < deadline);
         }
         self.entry.slot.waits();
         let news = async {
@@ -556,6 +561,11 @@ impl Session {
     pub(super) fn count_fresh(&self, node: NodeId, how: Freshness) {
         self.shared.metrics.fresh(node, how, || self.shared.cluster.topology());
     }
+}
+
+/// Now, by the clock of the timers: in tests that is not the world's.
+fn timers_now() -> Instant {
+    tokio::time::Instant::now().into()
 }
 
 /// Whether the primary is known to be past a position.

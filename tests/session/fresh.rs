@@ -485,3 +485,25 @@ async fn another_primary_wakes_who_waits_for_the_first() {
     // What may be lost is told first.
     assert_eq!(client.answer().await, "N T D SELECT 1 Z:I");
 }
+
+/// Whoever finds out whether it may move looks at the nodes as they are, not as they were when it began.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_would_move_is_not_held_up_when_the_nodes_change() {
+    let mut bed = Bed::fresh(2).await;
+    let (mut client, _primary, mut replica) = bed.has_read().await;
+    let mut held_up = false;
+    // So many that others would have to stay as well.
+    for version in 2..200 {
+        client.ask(READ).await;
+        settle().await;
+        let began = tokio::time::Instant::now();
+        let mut topology = (*bed.shared.cluster.topology()).clone();
+        topology.version = version;
+        bed.shared.cluster.set(topology);
+        replica.hears(READ).await;
+        held_up |= began.elapsed() > Duration::from_millis(10);
+        replica.row(b'I').await;
+        assert_eq!(client.answer().await, ROW);
+    }
+    assert!(held_up, "it has asked whether it may move");
+}
