@@ -83,7 +83,7 @@ impl Session {
             here: self.lease.as_ref()?.identity.clone(),
             spare: None,
             named: None,
-            alone: request.end == End::Query,
+            alone: self.machine.is_alone(request),
             hold: None,
             before: None,
         };
@@ -156,6 +156,17 @@ impl Machine {
                 takes.and_then(|_| value(*bind, buffer))
             }
             _ => None,
+        }
+    }
+
+    /// Whether an error of the request can only be that of the one statement in it.
+    fn is_alone(&self, request: &Request) -> bool {
+        let executes = request.frames.iter().filter(|frame| frame.kind == b'E').count();
+        match request.end {
+            End::Query => true,
+            // In a transaction there may be a portal of another.
+            End::Sync => self.is_idle() && executes == 1,
+            _ => false,
         }
     }
 
