@@ -147,6 +147,8 @@ async fn procedures_keep_only_their_callers_from_the_replicas() {
         caller.batch_execute("DO $$ BEGIN PERFORM 1; END $$").await.unwrap();
         let before = unknown().await;
         caller.simple_query("SELECT n FROM counted").await.unwrap();
+        // A statement is counted when its session is done with it, which is after its answer.
+        caller.simple_query("SHOW TimeZone").await.unwrap();
         by_caller += unknown().await - before;
         let (replicas, unknown_before) = (proxy.reads_of_replicas(cluster).await, unknown().await);
         reader.simple_query("SELECT n FROM counted").await.unwrap();

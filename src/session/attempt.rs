@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Buf;
 
-use super::audit;
+use super::audit::{self, AuditError};
 use super::driver::Session;
 use super::failure::{Failure, SessionEnd};
 use super::judge::Judge;
@@ -136,7 +136,7 @@ impl Session {
 
     /// Asks the server what the session has left on it.
     async fn audit(&mut self) -> Result<After, Failure> {
-        if self.machine.suspicion.opaque && !self.eyes.has_had_catalog() {
+        if self.machine.suspicion.called && !self.eyes.has_had_catalog() {
             self.name_hidden_settings().await;
         }
         let Some(server) = self.lease.as_mut() else { return Ok(After::Keep) };
@@ -148,6 +148,11 @@ impl Session {
         if let Err(error) = &findings {
             tracing::warn!(%error, user = %user, "a session's state could not be read");
             server.spoiled = true;
+        }
+        if matches!(findings, Err(AuditError::Io(_))) && !suspicion.firm {
+            // What there may have been is gone with its server, and most likely there was nothing.
+            self.drop_lease();
+            return Ok(After::Release);
         }
         let after = self.machine.on_audit(findings.ok(), server);
         if self.client.output.len() > shown {

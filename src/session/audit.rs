@@ -73,6 +73,10 @@ pub struct Suspicion {
     pub custom: BTreeSet<Box<str>>,
     /// Those that functions name: whether one that is empty was set by the session nobody knows.
     pub hidden: BTreeSet<Box<str>>,
+    /// It is asked for more than a want of the catalog, without which any table may have a trigger.
+    pub firm: bool,
+    /// Functions were called of which it is not known that they set nothing.
+    pub called: bool,
     /// Code ran that may have set others, under names that nobody knows: the server is reset when
     /// it has answered, so that no other session ever sees them.
     pub opaque: bool,

@@ -106,7 +106,8 @@ impl Machine {
         self.settings.end_transaction(committed);
         self.settle(committed);
         server.set_applied(self.settings.committed());
-        if std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque) {
+        self.suspicion.firm |= std::mem::take(&mut self.suspect) || self.pins.has(Pin::Opaque);
+        if self.suspicion.firm || self.suspicion.opaque {
             After::Audit
         } else if self.pins.is_free() {
             After::Release

@@ -219,6 +219,10 @@ impl Judge for Eyes {
         self.catalog.last().map_or(&[], |catalog| catalog.custom_settings())
     }
 
+    fn knows_catalog(&self) -> bool {
+        self.has_catalog()
+    }
+
     fn moves_sequence(&self, script: &Arc<Script>) -> bool {
         self.decide(script).moves
     }

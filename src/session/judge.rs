@@ -24,6 +24,11 @@ pub trait Judge {
         false
     }
 
+    /// Whether the database's catalog is known, so that what a text may do is more than a guess.
+    fn knows_catalog(&self) -> bool {
+        true
+    }
+
     /// Whether a text with these facts may move a sequence, so that currval and lastval change.
     fn moves_sequence(&self, script: &Arc<Script>) -> bool;
 

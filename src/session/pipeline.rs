@@ -22,7 +22,9 @@ use super::{relocation, sequences};
 use crate::protocol::request::{End, Frame, Request};
 use crate::routing::decision::Reason;
 use crate::routing::{Decision, Target};
-use crate::sql::statement::{Hints, Isolation, Modes, Name, SessionEffect, Statement, Transaction};
+use crate::sql::statement::{
+    Call, Class, Hints, Isolation, Modes, Name, SessionEffect, Statement, Transaction,
+};
 use crate::sql::{self, Script, is_transaction_mode};
 
 /// Statements that cannot run while a database has servers, or that change what servers begin with, or
@@ -280,12 +282,18 @@ impl Machine {
         // What has been defined and is not committed no catalog shows.
         let defining = (self.ddl || self.may_be_ddl) && !self.is_idle();
         let opaque = is_opaque(script, judge) || defining;
+        let unknown = |call: &Call| !sequences::is_harmless(call);
+        let calls = |statement: &Statement| {
+            statement.class == Class::Procedure || statement.calls.iter().any(unknown)
+        };
+        let calls = script.statements.iter().any(calls);
         if opaque {
-            self.suspect = true;
+            self.suspect |= calls || defining || judge.knows_catalog();
             self.suspicion.opaque = true;
+            self.suspicion.called |= calls;
             self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
         }
-        opaque && script.statements.iter().any(|statement| !statement.calls.is_empty())
+        opaque && calls
     }
 
     /// Which custom settings a text asks for that do not exist in the session: on a server where they
