@@ -158,6 +158,8 @@ async fn what_a_crash_of_the_primary_has_lost_is_told_to_whom_it_concerns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_follows_the_new_timeline_hides_no_loss() {
     let cluster = own_cluster();
+    // Without it nobody sees what timeline a replica follows before the monitor has seen the promotion.
+    cluster.primary().execute("GRANT pg_monitor TO app").await.unwrap();
     let database = fresh_database(&cluster).await;
     let proxy = Proxy::start(&cluster, &ProxyOptions::default()).await;
     proxy.await_catalog(&cluster, &database).await;
