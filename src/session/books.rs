@@ -89,8 +89,12 @@ impl Machine {
             } else {
                 self.apply_first(server.responses.completed(), &script, &text, server);
                 // What was set before and after a border between transactions, the server knows.
-                let border = |statement: &Statement| statement.transaction.is_some();
-                self.suspect |= script.statements.len() > 1 && script.statements.iter().any(border);
+                let border = |(at, statement): (usize, &Statement)| {
+                    let begins = matches!(statement.transaction, Some(Transaction::Begin(_)));
+                    statement.transaction.is_some() && !(at == 0 && begins)
+                };
+                self.suspect |=
+                    script.statements.iter().enumerate().any(border) && script.statements.len() > 1;
             }
         }
         if server.responses.status() != b'I' {
