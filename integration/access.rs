@@ -116,17 +116,6 @@ async fn a_password_changed_under_a_session_leaves_it_its_servers() {
     let before = enter(&proxy, &role, "old", "app").await.unwrap();
     run(&format!("ALTER ROLE {role} PASSWORD 'new'")).await;
     let after = enter(&proxy, &role, "new", "app").await.expect("the new one counts");
-    let works = async |client: &Client| {
-        for _ in 0..4 {
-            client.batch_execute("SELECT 1").await.expect("a read");
-            client
-                .batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t")
-                .await
-                .expect("a write");
-        }
-        // By then the server of the last one has been given back.
-        client.batch_execute("SELECT 1").await.expect("a read");
-    };
     works(&before).await;
     works(&after).await;
     // All its servers are gone: others are opened, for the old session and the new.
@@ -142,6 +131,17 @@ async fn a_password_changed_under_a_session_leaves_it_its_servers() {
     works(&before).await;
 }
 
+/// A session reads and writes, and its server has been given back when it is done.
+async fn works(client: &Client) {
+    for _ in 0..4 {
+        client.batch_execute("SELECT 1").await.expect("a read");
+        let write = "CREATE TEMP TABLE t (n int); DROP TABLE t";
+        client.batch_execute(write).await.expect("a write");
+    }
+    // Of the last one it may still be asked what is left on it.
+    client.batch_execute("SELECT 1").await.expect("a read");
+}
+
 /// The same where the session changes its own password: the servers that are there are kept, and it needs no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_changed_by_a_session_leaves_it_its_servers() {
@@ -150,17 +150,6 @@ async fn a_password_changed_by_a_session_leaves_it_its_servers() {
     run(&format!("CREATE ROLE {role} LOGIN PASSWORD 'old'")).await;
     let proxy = proxy_with(section).await;
     let session = enter(&proxy, &role, "old", "app").await.unwrap();
-    let works = async |client: &Client| {
-        for _ in 0..4 {
-            client.batch_execute("SELECT 1").await.expect("a read");
-            client
-                .batch_execute("CREATE TEMP TABLE t (n int); DROP TABLE t")
-                .await
-                .expect("a write");
-        }
-        // By then the server of the last one has been given back.
-        client.batch_execute("SELECT 1").await.expect("a read");
-    };
     works(&session).await;
     for text in
         ["ALTER ROLE CURRENT_USER PASSWORD 'new'", &format!("ALTER USER {role} PASSWORD 'new'")]

@@ -18,6 +18,7 @@ use super::audit::{Suspicion, custom_names};
 use super::fields::NAME_BYTES;
 use super::judge::Judge;
 use super::options::{self, Fault};
+use super::outlook;
 use super::phase::{Begun, Phase, Repeated};
 use super::pins::{Pin, Pins};
 use super::relocation;
@@ -336,7 +337,7 @@ impl Machine {
         let effective = self.effective(&script);
         if !matches!(self.phase, Phase::Idle) {
             self.asks.sees_nothing = !relocation::sees_data(&effective);
-            self.asks.binds = effective.statements.iter().any(relocation::binds);
+            self.asks.binds = effective.statements.iter().any(outlook::binds);
             if self.leaves(&effective, server_status, judge) {
                 return Step::Consult(Question::Leaving);
             }

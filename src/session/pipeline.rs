@@ -281,19 +281,19 @@ impl Machine {
     pub(super) fn note_calls(&mut self, script: &Arc<Script>, judge: &impl Judge) -> bool {
         // What has been defined and is not committed no catalog shows.
         let defining = (self.ddl || self.may_be_ddl) && !self.is_idle();
-        let opaque = is_opaque(script, judge) || defining;
+        if !is_opaque(script, judge) && !defining {
+            return false;
+        }
         let unknown = |call: &Call| !sequences::is_harmless(call);
         let calls = |statement: &Statement| {
             statement.class == Class::Procedure || statement.calls.iter().any(unknown)
         };
         let calls = script.statements.iter().any(calls);
-        if opaque {
-            self.suspect |= calls || defining || judge.knows_catalog();
-            self.suspicion.opaque = true;
-            self.suspicion.called |= calls;
-            self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
-        }
-        opaque && calls
+        self.suspect |= calls || defining || judge.knows_catalog();
+        self.suspicion.opaque = true;
+        self.suspicion.called |= calls;
+        self.suspicion.hidden.extend(judge.custom_settings().iter().cloned());
+        calls
     }
 
     /// Which custom settings a text asks for that do not exist in the session: on a server where they

@@ -29,6 +29,17 @@ async fn row_of(client: &mut Client, primary: &mut Peer) {
     assert_eq!(client.answer().await, "DELETE 0 Z:I");
 }
 
+/// A client that keeps the only server in a transaction.
+async fn keeps_server(client: &mut Client, primary: &mut Peer) {
+    client.asks("begin").await;
+    client.ask("delete from t").await;
+    primary.hears("begin").await;
+    primary.hears("delete from t").await;
+    primary.done("BEGIN", b'T').await;
+    primary.done("DELETE 0", b'T').await;
+    client.answer().await;
+}
+
 async fn copying(client: &mut Client, primary: &mut Peer) {
     client.ask("copy t from stdin").await;
     primary.hears("copy t from stdin").await;
@@ -97,13 +108,7 @@ async fn a_large_query_that_fails_in_the_proxy_is_answered_to_its_end() {
         let (mut client, mut primary) = bed.first().await;
         let mut other = bed.client().await;
         if !lost {
-            other.asks("begin").await;
-            other.ask("delete from t").await;
-            primary.hears("begin").await;
-            primary.hears("delete from t").await;
-            primary.done("BEGIN", b'T').await;
-            primary.done("DELETE 0", b'T').await;
-            other.answer().await;
+            keeps_server(&mut other, &mut primary).await;
         }
         sends(&mut client.peer, |out| {
             head(out, b'Q', LARGE);
@@ -114,8 +119,8 @@ async fn a_large_query_that_fails_in_the_proxy_is_answered_to_its_end() {
             settle().await;
             drop(primary);
         }
-        let (sqlstate, answer) = if lost { ("08007", 0) } else { ("53300", 1) };
-        assert_eq!(client.answer().await, format!("E:{sqlstate} Z:I"), "{answer}");
+        let sqlstate = if lost { "08007" } else { "53300" };
+        assert_eq!(client.answer().await, format!("E:{sqlstate} Z:I"));
         sends(&mut client.peer, |out| out.put_slice(&vec![b' '; 1 << 20])).await;
         drop(other);
         client.ask("delete from t").await;
@@ -131,13 +136,7 @@ async fn a_query_behind_a_close_is_answered_by_itself() {
     let mut bed = Bed::with_pool(0, "size = 1\nwait = \"1s\"").await;
     let (mut client, mut primary) = bed.first().await;
     let mut other = bed.client().await;
-    other.asks("begin").await;
-    other.ask("delete from t").await;
-    primary.hears("begin").await;
-    primary.hears("delete from t").await;
-    primary.done("BEGIN", b'T').await;
-    primary.done("DELETE 0", b'T').await;
-    other.answer().await;
+    keeps_server(&mut other, &mut primary).await;
     sends(&mut client.peer, |out| {
         write::close_statement(out, b"");
         write::query(out, b"delete from t");
@@ -206,13 +205,7 @@ async fn a_session_that_is_pinned_keeps_its_server_when_only_causeway_could_not_
 async fn a_transaction_in_which_causeway_could_not_answer_is_rolled_back() {
     let mut bed = Bed::with_pool(0, "wait = \"1s\"").await;
     let (mut client, mut primary) = bed.first().await;
-    client.asks("begin").await;
-    client.ask("delete from t").await;
-    primary.hears("begin").await;
-    primary.hears("delete from t").await;
-    primary.done("BEGIN", b'T').await;
-    primary.done("DELETE 1", b'T').await;
-    client.answer().await;
+    keeps_server(&mut client, &mut primary).await;
     assert_eq!(client.asks("show causeway.lsn").await, "E:57P03 Z:E");
     assert_eq!(client.asks("rollback").await, "ROLLBACK Z:I");
     primary.until_closed().await.unwrap();
@@ -229,8 +222,6 @@ async fn notices_of_a_read_are_not_piled_up() {
     replica.hears(READ).await;
     for _ in 0..100 {
         ErrorReport::new("NOTICE", "00000", "x".repeat(1000)).encode(&mut replica.out);
-        let last = replica.out.len();
-        assert!(last > 0);
         // PostgreSQL's type of a notice.
         replica.out[0] = b'N';
         replica.flush().await.unwrap();
